@@ -1,0 +1,3 @@
+"""Cloacina: durable workflow orchestration that can be observed."""
+
+__version__ = "0.1.0"
