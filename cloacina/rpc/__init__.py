@@ -1,0 +1,1 @@
+"""How processes talk: channels, servers, errors on the wire, and the generated stubs."""

@@ -1,0 +1,1 @@
+"""Where each service keeps what it owns: one interface, a driver per database, SQL in .sql files."""

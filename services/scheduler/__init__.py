@@ -1,0 +1,1 @@
+"""The scheduler owns executions: it decides what runs, and remembers everything."""

@@ -1,0 +1,104 @@
+"""What the engine says of itself, in log lines and spans that carry the ids of the execution they are about."""
+
+from __future__ import annotations
+
+import logging
+
+from cloacina.domain.execution import (
+    Event,
+    TaskCompleted,
+    TaskFailed,
+    TaskMarkedReady,
+    TaskReset,
+    TaskRetryScheduled,
+    TaskSkipped,
+    WorkflowCancelled,
+    WorkflowCompleted,
+    WorkflowFailed,
+    WorkflowStarted,
+)
+from cloacina.engine.model import Joining, Live, Result
+from cloacina.engine.work import GroupWork
+from cloacina.telemetry import scope, tracing
+
+log = logging.getLogger(__name__)
+
+_EVENTS: dict[type[object], tuple[int, str]] = {
+    WorkflowStarted: (logging.INFO, "execution scheduled"),
+    WorkflowCompleted: (logging.INFO, "execution completed"),
+    WorkflowFailed: (logging.WARNING, "execution failed"),
+    WorkflowCancelled: (logging.INFO, "execution cancelled"),
+    TaskMarkedReady: (logging.DEBUG, "task ready"),
+    TaskCompleted: (logging.DEBUG, "task completed"),
+    TaskFailed: (logging.WARNING, "task failed"),
+    TaskRetryScheduled: (logging.WARNING, "task failed; another attempt is due"),
+    TaskSkipped: (logging.INFO, "task skipped"),
+    TaskReset: (logging.WARNING, "task is ready again: its claim is void"),
+}
+
+
+def event(live: Live, happened: Event) -> None:
+    """One committed event of an execution."""
+    spoken = _EVENTS.get(type(happened))
+    if spoken is None or not log.isEnabledFor(spoken[0]):
+        return
+    extra: dict[str, object] = {}
+    for name in ("reason", "error"):
+        value = getattr(happened, name, None)
+        if value is not None:
+            extra[name] = str(value)
+    if isinstance(happened, WorkflowCompleted | WorkflowFailed | WorkflowCancelled):
+        extra["status"] = live.state.status.value
+        extra["duration_ms"] = ((live.state.finished_at or 0) - live.created_at) / 1000
+    with _about(live, getattr(happened, "task", None)):
+        log.log(spoken[0], spoken[1], extra=extra)
+
+
+def result_rejected(live: Live, result: Result) -> None:
+    """A result came from a claim that is not the current one."""
+    with _about(live, result.task):
+        log.warning("a result was rejected: its claim is no longer held", extra={"claim_id": result.claim_id})
+
+
+def result_too_late(result: Result) -> None:
+    """A result came when its execution had ended, from a claim that had been given up."""
+    with scope.bind(execution_id=result.execution_id, task_name=result.task):
+        log.warning("a result came after its execution had ended", extra={"claim_id": result.claim_id})
+
+
+def executor_joined(joining: Joining) -> None:
+    """An executor connected."""
+    extra = {"executor_id": joining.executor_id, "slots": joining.slots, "claims_held": len(joining.held)}
+    log.info("executor joined", extra=extra)
+
+
+def lease_lapsed(executor_id: str, claims: int) -> None:
+    """An executor fell silent."""
+    extra = {"executor_id": executor_id, "claims": claims}
+    log.warning("an executor's lease lapsed; its tasks are ready again", extra=extra)
+
+
+def commit(work: GroupWork, began_ns: int, ended_ns: int) -> None:
+    """A commit serves many executions: it is a span in the trace of each."""
+    for live in work.lives():
+        if live.origin.traceparent:
+            with _about(live):
+                tracing.record_span(
+                    "store commit",
+                    start_ns=began_ns,
+                    end_ns=ended_ns,
+                    parent=live.origin.traceparent,
+                    attributes={"db.operation.batch.size": work.executions},
+                    kind="client",
+                )
+
+
+def _about(live: Live, task: str | None = None) -> scope.bind:
+    return scope.bind(
+        request_id=live.origin.request_id or None,
+        tenant_id=live.tenant_id,
+        package_id=live.definition.package_id or None,
+        workflow_name=live.workflow_name,
+        execution_id=live.execution_id,
+        task_name=task,
+    )

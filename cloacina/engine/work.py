@@ -1,0 +1,250 @@
+"""One group commit in the making: what it changes in the store, and what is to be said once it is durable."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from cloacina.domain.execution import (
+    EVENT_TYPES,
+    Event,
+    TaskAbandoned,
+    TaskClaimed,
+    TaskCreated,
+    TaskFailed,
+    TaskReset,
+    TaskRetryScheduled,
+    TaskSkipped,
+    TaskState,
+    TaskStatus,
+    WorkflowCancelled,
+    WorkflowCancelling,
+    WorkflowFailed,
+)
+from cloacina.engine.model import Assignment, Live, Session
+from cloacina.store.executions import (
+    Batch,
+    DefinitionRow,
+    EventRow,
+    ExecutionChange,
+    ExecutionRow,
+    ExecutorRow,
+    TaskChange,
+    TaskRow,
+)
+
+
+@dataclass(slots=True)
+class _Touched:
+    live: Live
+    created: bool
+    tasks: set[str] = field(default_factory=set)
+
+
+class GroupWork:
+    """Collects the events of many executions, and everything that must wait until they are durable.
+
+    Args:
+        now: microseconds since the epoch; the ``updated_at`` of every row of this commit.
+    """
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+        self.history: list[tuple[Live, Event]] = []
+        self.assignments: dict[Session, list[Assignment]] = defaultdict(list)
+        self.acknowledged: dict[Session, list[int]] = defaultdict(list)
+        self.stops: dict[Session, list[int]] = defaultdict(list)
+        self.afterwards: list[Callable[[], None]] = []
+        self.definitions: dict[str, DefinitionRow] = {}
+        self.executors: dict[str, ExecutorRow] = {}
+        self.executors_gone: set[str] = set()
+        self._touched: dict[str, _Touched] = {}
+        self._events: list[EventRow] = []
+
+    @property
+    def executions(self) -> int:
+        """Executions this commit creates or changes."""
+        return len(self._touched)
+
+    def lives(self) -> list[Live]:
+        """The executions this commit creates or changes."""
+        return [touched.live for touched in self._touched.values()]
+
+    def create(self, live: Live) -> None:
+        """A new execution; its events follow through `record`."""
+        self._touched[live.execution_id] = _Touched(live, created=True)
+
+    def record(self, live: Live, event: Event) -> None:
+        """An event that has just been applied to the execution's state."""
+        touched = self._touched.get(live.execution_id)
+        if touched is None:
+            touched = self._touched[live.execution_id] = _Touched(live, created=False)
+        task: str | None = getattr(event, "task", None)
+        if task is not None:
+            touched.tasks.add(task)
+        self.history.append((live, event))
+        self._events.append(
+            EventRow(
+                live.execution_id, live.state.sequence, EVENT_TYPES[type(event)], task, event.at, _event_data(event)
+            )
+        )
+
+    def batch(self) -> Batch:
+        """The rows to write, each once, in their final state."""
+        batch = Batch(
+            definitions=list(self.definitions.values()),
+            events=self._events,
+            executors=list(self.executors.values()),
+            executors_gone=list(self.executors_gone),
+        )
+        for touched in self._touched.values():
+            live = touched.live
+            if touched.created:
+                batch.executions.append(_execution_row(live))
+                batch.tasks.extend(_task_row(live, name, task, self.now) for name, task in live.state.tasks.items())
+            else:
+                batch.execution_changes.append(_execution_change(live))
+                batch.task_changes.extend(_task_change(live, name, self.now) for name in touched.tasks)
+        return batch
+
+
+def _event_data(event: Event) -> str | None:
+    match event:
+        case TaskCreated():
+            return None
+        case TaskClaimed():
+            return f'{{"claim_id":{event.claim_id},"executor_id":"{event.executor_id}"}}'
+        case TaskFailed():
+            return _json(reason=event.reason, error=event.error)
+        case TaskRetryScheduled():
+            return _json(reason=event.reason, error=event.error, due=event.due)
+        case TaskSkipped():
+            return f'{{"reason":"{event.reason}"}}'
+        case TaskReset():
+            return _json(lost=event.lost)
+        case TaskAbandoned():
+            return _json(lost_claims=event.lost_claims)
+        case WorkflowFailed():
+            return _json(reason=event.reason, error=event.error)
+        case WorkflowCancelling() | WorkflowCancelled():
+            return _json(reason=event.reason)
+        case _:
+            return None
+
+
+def _json(**fields: Any) -> str:
+    return orjson.dumps(fields).decode()
+
+
+def _execution_row(live: Live) -> ExecutionRow:
+    state = live.state
+    return ExecutionRow(
+        execution_id=live.execution_id,
+        tenant_id=live.tenant_id,
+        workflow_name=live.workflow_name,
+        definition_id=live.definition.definition_id,
+        status=state.status,
+        reason=state.reason,
+        error=state.error,
+        input=state.input,
+        output=state.output,
+        request_id=live.origin.request_id,
+        traceparent=live.origin.traceparent,
+        trigger_origin=live.trigger_origin,
+        idempotency_key=live.idempotency_key,
+        created_at=live.created_at,
+        started_at=state.started_at,
+        finished_at=state.finished_at,
+        cancelling=state.cancelling,
+        sequence=state.sequence,
+    )
+
+
+def _execution_change(live: Live) -> ExecutionChange:
+    state = live.state
+    return ExecutionChange(
+        execution_id=live.execution_id,
+        status=state.status,
+        reason=state.reason,
+        error=state.error,
+        output=state.output,
+        started_at=state.started_at,
+        finished_at=state.finished_at,
+        cancelling=state.cancelling,
+        sequence=state.sequence,
+    )
+
+
+def _task_row(live: Live, name: str, task: TaskState, now: int) -> TaskRow:
+    return TaskRow(
+        execution_id=live.execution_id,
+        task_index=live.definition.task_index[name],
+        task_name=name,
+        max_attempts=live.definition.spec.tasks[name].retry.max_attempts,
+        status=task.status,
+        attempt=task.attempt,
+        claim_id=task.claim_id,
+        executor_id=task.executor_id,
+        lost_claims=task.lost_claims,
+        deferred=task.deferred,
+        retry_due=task.retry_due,
+        output=task.output,
+        error=task.error,
+        details=task.details,
+        reason=task.reason,
+        created_at=live.created_at,
+        ready_at=task.ready_at,
+        claimed_at=task.claimed_at,
+        started_at=task.started_at,
+        finished_at=task.finished_at,
+        updated_at=now,
+    )
+
+
+def _task_change(live: Live, name: str, now: int) -> TaskChange:
+    task = live.state.tasks[name]
+    return TaskChange(
+        execution_id=live.execution_id,
+        task_index=live.definition.task_index[name],
+        status=task.status,
+        attempt=task.attempt,
+        claim_id=task.claim_id,
+        executor_id=task.executor_id,
+        lost_claims=task.lost_claims,
+        deferred=task.deferred,
+        retry_due=task.retry_due,
+        output=task.output,
+        error=task.error,
+        details=task.details,
+        reason=task.reason,
+        ready_at=task.ready_at,
+        claimed_at=task.claimed_at,
+        started_at=task.started_at,
+        finished_at=task.finished_at,
+        updated_at=now,
+    )
+
+
+def restore_task(row: TaskRow) -> TaskState:
+    """The state of a task as its row says; what can be derived is left to `ExecutionState.recount`."""
+    return TaskState(
+        status=TaskStatus(row.status),
+        attempt=row.attempt,
+        claim_id=row.claim_id,
+        executor_id=row.executor_id,
+        lost_claims=row.lost_claims,
+        deferred=bool(row.deferred),
+        retry_due=row.retry_due,
+        output=row.output,
+        error=row.error,
+        details=row.details,
+        reason=row.reason,
+        ready_at=row.ready_at,
+        claimed_at=row.claimed_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )

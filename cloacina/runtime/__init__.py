@@ -1,0 +1,1 @@
+"""What every service process is made of: its settings and its life."""
