@@ -63,9 +63,19 @@ class PayloadTooLarge(CloacinaError):
 
 
 class RateLimited(CloacinaError):
-    """Too many requests from this caller (HTTP 429)."""
+    """Too many requests from this caller (HTTP 429).
+
+    Args:
+        message: names the limit.
+        code: see `CloacinaError`.
+        retry_after_s: seconds after which it is worth trying again.
+    """
 
     default_code = "rate_limited"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_s: int = 1) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(CloacinaError):

@@ -1,1 +1,1 @@
-"""The four services: api, scheduler, reconciler, executor. Each is one folder, started with `python -m services.<name>`."""
+"""The four services: api, scheduler, reconciler, executor. Each is a folder; `python -m services.<name>` starts it."""

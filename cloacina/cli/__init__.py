@@ -1,0 +1,1 @@
+"""cloacinactl: the command line of operators and authors."""

@@ -8,9 +8,9 @@ When an execution fails. A failed task is *handled* when a direct dependent whos
 (``task_failed(…)``) completed. An execution with an unhandled failure fails once nothing is left to run; the other
 branches run to their end first.
 
-Claims. A result is accepted only from the current claim. The same result again changes nothing; a result of a claim
-that was given up raises `ClaimRejected`. A task whose holder vanished is Ready again at once, and fails with reason
-``infrastructure`` when that happened `MAX_LOST_CLAIMS` times.
+Claims. A result is accepted only from the current claim. The same result again changes nothing, until the task is
+claimed anew; a result of a claim that was given up raises `ClaimRejected`. A task whose holder vanished is Ready again
+at once, and fails with reason ``infrastructure`` when that happened `MAX_LOST_CLAIMS` times.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ from cloacina.domain.execution import (
     TaskCompleted,
     TaskCreated,
     TaskDeferred,
+    TaskExpanded,
     TaskFailed,
     TaskMarkedReady,
+    TaskReopened,
     TaskReset,
     TaskResumed,
     TaskRetryScheduled,
@@ -47,15 +49,21 @@ from cloacina.domain.execution import (
     WorkflowCompleted,
     WorkflowFailed,
     WorkflowPaused,
+    WorkflowReopened,
     WorkflowResumed,
     WorkflowStarted,
     merge_contexts,
 )
+from cloacina.domain.graph import instance_name, parent_of
 from cloacina.domain.rules import TaskOutcome, evaluate, handles_failure_of
 from cloacina.errors import Conflict
 
 MAX_LOST_CLAIMS = 3
 """A task whose holder vanished this often is not offered again: it may be what kills its executors."""
+
+
+MAX_INSTANCES = 10_000
+"""Elements that a task may run for: each is a task with rows and events of its own."""
 
 
 class ClaimRejected(Conflict):
@@ -171,6 +179,11 @@ class Cancel:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class RetryFailed:
+    """Run again what did not succeed, in an execution that failed or was cancelled."""
+
+
 Command = (
     Start
     | ClaimTask
@@ -183,6 +196,7 @@ Command = (
     | Pause
     | Resume
     | Cancel
+    | RetryFailed
 )
 
 
@@ -206,10 +220,14 @@ def decide(state: ExecutionState, command: Command, now: int) -> list[Event]:
     return decision.events
 
 
+Ending = TaskCompleted | TaskFailed | TaskSkipped
+"""How a task ends."""
+
+
 class _Decision:
     """The events decided so far, and how the state looks with them applied."""
 
-    __slots__ = ("cancelling", "ended", "events", "now", "open", "running", "state", "waiting")
+    __slots__ = ("cancelling", "ended", "events", "left", "now", "open", "running", "state", "waiting")
 
     def __init__(self, state: ExecutionState, now: int) -> None:
         self.state = state
@@ -219,6 +237,7 @@ class _Decision:
         self.running = state.running
         self.cancelling = state.cancelling
         self.waiting: dict[str, int] = {}
+        self.left: dict[str, int] = {}
         self.ended: dict[str, tuple[TaskStatus, str | None, bytes]] = {}
         """Tasks these events end: status, reason, and the context each passes on."""
 
@@ -235,43 +254,102 @@ class _Decision:
         return (self.state.tasks[task].output or self.state.input) if ended is None else ended[2]
 
     def context_for(self, task: str) -> bytes:
+        if task not in self.state.spec.tasks:
+            return self.state.context_for(task)
         dependencies = self.state.spec.tasks[task].dependencies
         return merge_contexts(map(self.output, dependencies)) if dependencies else self.state.input
 
-    def end(self, task: str, event: TaskCompleted | TaskFailed | TaskSkipped) -> None:
+    def end(self, task: str, event: Ending) -> None:
         """A task ends; whatever this decides about tasks after it follows, and the execution's end."""
-        pending: list[tuple[str, TaskCompleted | TaskFailed | TaskSkipped]] = [(task, event)]
+        pending: list[tuple[str, Ending]] = [(task, event)]
         for name, ending in pending:  # grows while it is walked
             self._note_end(name, ending)
+            if name not in self.state.spec.tasks:
+                parent = parent_of(name)
+                if self.left[parent] == 0:
+                    pending.append((parent, self._joined(parent)))
+                continue
             for dependent in self.state.spec.dependents[name]:
                 left = self.waiting.get(dependent, self.state.tasks[dependent].waiting) - 1
                 self.waiting[dependent] = left
                 if left == 0 and not self.status(dependent).terminal:
-                    skip = self.resolve(dependent)
-                    if skip is not None:
-                        pending.append((dependent, skip))
+                    ended = self.resolve(dependent)
+                    if ended is not None:
+                        pending.append((dependent, ended))
         self.close()
 
-    def _note_end(self, task: str, event: TaskCompleted | TaskFailed | TaskSkipped) -> None:
-        if self.state.tasks[task].status is TaskStatus.RUNNING:
-            self.running -= 1
+    def _note_end(self, task: str, event: Ending) -> None:
+        self.running -= self.state.tasks[task].claimed
         self.open -= 1
+        instance = task not in self.state.spec.tasks
+        if instance:
+            parent = parent_of(task)
+            self.left[parent] = self.left.get(parent, self.state.tasks[parent].left) - 1
         match event:
             case TaskCompleted():
                 self.ended[task] = (TaskStatus.COMPLETED, None, event.output)
             case TaskFailed():
-                self.ended[task] = (TaskStatus.FAILED, event.reason, self.context_for(task))
+                self.ended[task] = (TaskStatus.FAILED, event.reason, b"" if instance else self.context_for(task))
             case TaskSkipped():
-                self.ended[task] = (TaskStatus.SKIPPED, event.reason, self.context_for(task))
+                self.ended[task] = (TaskStatus.SKIPPED, event.reason, b"" if instance else self.context_for(task))
         self.events.append(event)
 
-    def resolve(self, task: str) -> TaskSkipped | None:
-        """All dependencies of `task` are terminal: it is Ready now, or the returned event skips it."""
+    def resolve(self, task: str) -> Ending | None:
+        """All dependencies of `task` are terminal: it is Ready now (or its instances are), or it ends as returned."""
         skip = SkipReason.CANCELLED if self.cancelling is not None else self._verdict(task)
         if skip is not None:
             return TaskSkipped(self.now, task, skip)
+        if self.state.spec.tasks[task].for_each is not None:
+            return self._expand(task)
         self.events.append(TaskMarkedReady(self.now, task))
         return None
+
+    def _expand(self, task: str) -> Ending | None:
+        """The task becomes an instance for each element of its list."""
+        key = self.state.spec.tasks[task].for_each or ""
+        context = self.context_for(task)
+        elements = _object(context).get(key)
+        if not isinstance(elements, list) or len(elements) > MAX_INSTANCES:
+            found = f"a list of {len(elements)}" if isinstance(elements, list) else type(elements).__name__
+            error = (
+                f"task {task!r} runs for each element of context[{key!r}], which must be a list of at most "
+                f"{MAX_INSTANCES}, not {found}"
+            )
+            return TaskFailed(self.now, task, FailureReason.VALIDATION_FAILED, error, "")
+        if not elements:
+            return TaskCompleted(self.now, task, _with_results(context, task, []))
+        again = self.ended.get(task) is not None  # it is being retried
+        keep = again and not any(each in self.ended for each in self.state.spec.tasks[task].dependencies)
+        self.events.append(TaskExpanded(self.now, task, len(elements), keep))
+        for index in range(len(elements)):
+            name = instance_name(task, index)
+            before = self.state.tasks.get(name)
+            if keep and before is not None and before.status is TaskStatus.COMPLETED:
+                continue
+            if before is None:
+                self.events.append(TaskCreated(self.now, name))
+            self.events.append(TaskMarkedReady(self.now, name))
+            self.open += 1
+        return None
+
+    def _joined(self, task: str) -> Ending:
+        """All instances of a task have ended, and so does it."""
+        count = self.state.tasks[task].instances or 0
+        names = [instance_name(task, index) for index in range(count)]
+        failed = [name for name in names if self.status(name) is TaskStatus.FAILED]
+        if failed:
+            shown = "; ".join(f"{name}: {self._error(name)}" for name in failed[:3])
+            error = f"{len(failed)} of {count} instances failed: {shown}"
+            reason = FailureReason(self.reason(failed[0]) or FailureReason.UNKNOWN)
+            return TaskFailed(self.now, task, reason, error, "")
+        if any(self.status(name) is TaskStatus.SKIPPED for name in names):
+            return TaskSkipped(self.now, task, SkipReason.CANCELLED)
+        results = [_object(self.output(name)).get("item") for name in names]
+        return TaskCompleted(self.now, task, _with_results(self.context_for(task), task, results))
+
+    def _error(self, task: str) -> str:
+        told = (each.error for each in self.events if isinstance(each, TaskFailed) and each.task == task)
+        return next(told, self.state.tasks[task].error or "")
 
     def _verdict(self, task: str) -> SkipReason | None:
         spec = self.state.spec.tasks[task]
@@ -297,7 +375,7 @@ class _Decision:
             return
         if self.open:
             return
-        unhandled = [name for name in self.state.tasks if self._failure_unhandled(name)]
+        unhandled = [name for name in self.state.spec.tasks if self._failure_unhandled(name)]
         output = self._final_context()
         if unhandled:
             error = "failed tasks: " + ", ".join(unhandled)
@@ -320,7 +398,7 @@ class _Decision:
         completed = TaskStatus.COMPLETED
         last = [
             self.output(name)
-            for name in self.state.tasks
+            for name in self.state.spec.tasks
             if self.status(name) is completed
             and not any(self.status(dependent) is completed for dependent in self.state.spec.dependents[name])
         ]
@@ -331,7 +409,7 @@ class _Decision:
         found = self.state.tasks.get(task)
         if found is None or found.claim_id != claim_id:
             raise ClaimRejected(f"claim {claim_id} of task {task!r} is no longer held; its result was dropped")
-        return found if found.status is TaskStatus.RUNNING else None
+        return found if found.claimed else None
 
     def note_started(self, task: TaskState, name: str, started_at: int | None) -> None:
         if task.started_at is None and started_at is not None:
@@ -345,6 +423,11 @@ _OUTCOME = {
 }
 
 
+def _with_results(context: bytes, task: str, results: list[Any]) -> bytes:
+    """The context after a task that ran for each element: what each left in ``item``, in order, under the task's id."""
+    return orjson.dumps({**_object(context), task: results})
+
+
 def _object(context: bytes) -> Mapping[str, Any]:
     loaded: Mapping[str, Any] = orjson.loads(context)
     return loaded
@@ -356,9 +439,9 @@ def _start(decision: _Decision, _: Start) -> None:
         return
     decision.events.append(WorkflowStarted(decision.now))
     decision.events.extend(TaskCreated(decision.now, task) for task in state.tasks)
-    skipped = [skip for task in state.spec.roots if (skip := decision.resolve(task)) is not None]
-    for skip in skipped:
-        decision.end(skip.task, skip)
+    ended = [ending for task in state.spec.roots if (ending := decision.resolve(task)) is not None]
+    for ending in ended:
+        decision.end(ending.task, ending)
 
 
 def _claim(decision: _Decision, command: ClaimTask) -> None:
@@ -400,8 +483,8 @@ def _failure(decision: _Decision, command: ReportFailure) -> None:
     if decision.cancelling is not None:
         decision.end(name, TaskSkipped(now, name, SkipReason.CANCELLED))
         return
-    policy = decision.state.spec.tasks[name].retry
-    again = policy.allows(attempt=task.attempt, transient=command.transient)
+    policy = decision.state.spec.task_of(name).retry
+    again = policy.allows(attempt=task.attempt, transient=command.transient, error=command.error)
     if command.retry is not None:
         again = command.retry and task.attempt < policy.max_attempts
     if again:
@@ -456,7 +539,45 @@ def _cancel(decision: _Decision, command: Cancel) -> None:
     for name, task in state.tasks.items():
         if task.status is not TaskStatus.RUNNING and not task.status.terminal:
             decision._note_end(name, TaskSkipped(decision.now, name, SkipReason.CANCELLED))
+    for name, task in state.tasks.items():
+        expanded = task.status is TaskStatus.RUNNING and task.instances is not None
+        if expanded and decision.left.get(name, task.left) == 0:
+            decision._note_end(name, TaskSkipped(decision.now, name, SkipReason.CANCELLED))
     decision.close()
+
+
+def _retry_failed(decision: _Decision, _: RetryFailed) -> None:
+    state = decision.state
+    _require(state, "retry", ExecutionStatus.FAILED, ExecutionStatus.CANCELLED)
+    again = _to_run_again(state)
+    if not again:
+        raise IllegalTransition("no task of this execution failed or was stopped: there is nothing to run again")
+    decision.events.append(WorkflowReopened(decision.now))
+    decision.cancelling = None
+    decision.open = len(again)
+    for name in again:
+        decision.events.append(TaskReopened(decision.now, name))
+        decision.ended[name] = (TaskStatus.PENDING, None, b"{}")
+    for name in again:
+        dependencies = state.spec.tasks[name].dependencies
+        decision.waiting[name] = sum(dependency in decision.ended for dependency in dependencies)
+    skipped = [skip for name in again if decision.waiting[name] == 0 and (skip := decision.resolve(name)) is not None]
+    for skip in skipped:
+        decision.end(skip.task, skip)
+
+
+def _to_run_again(state: ExecutionState) -> list[str]:
+    """What failed or was stopped, and what comes after it and did not complete: its rule is asked again. What completed
+    is kept. In topological order."""
+    again: dict[str, None] = {}
+    for name in state.spec.tasks:
+        task = state.tasks[name]
+        if task.status is TaskStatus.COMPLETED:
+            continue
+        stopped = task.status is TaskStatus.FAILED or task.reason == SkipReason.CANCELLED
+        if stopped or any(dependency in again for dependency in state.spec.tasks[name].dependencies):
+            again[name] = None
+    return list(again)
 
 
 def _require(state: ExecutionState, verb: str, *allowed: ExecutionStatus) -> None:
@@ -476,4 +597,5 @@ _DECIDE: dict[type[Any], Callable[[_Decision, Any], None]] = {
     Pause: _pause,
     Resume: _resume,
     Cancel: _cancel,
+    RetryFailed: _retry_failed,
 }

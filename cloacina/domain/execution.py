@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from cloacina.domain.graph import WorkflowSpec
+from cloacina.domain.graph import WorkflowSpec, instance_name, parent_of
 
 
 class ExecutionStatus(StrEnum):
@@ -95,6 +95,15 @@ class TaskCreated(NamedTuple):
 
     at: int
     task: str
+
+
+class TaskExpanded(NamedTuple):
+    """The task runs once for each of `size` elements; the instances of it that completed before are kept if `keep`."""
+
+    at: int
+    task: str
+    size: int
+    keep: bool
 
 
 class TaskMarkedReady(NamedTuple):
@@ -199,6 +208,19 @@ class WorkflowResumed(NamedTuple):
     at: int
 
 
+class WorkflowReopened(NamedTuple):
+    """An execution that failed or was cancelled goes on: the tasks that follow are run again."""
+
+    at: int
+
+
+class TaskReopened(NamedTuple):
+    """The task did not succeed before, and is run again from its first attempt."""
+
+    at: int
+    task: str
+
+
 class WorkflowCancelling(NamedTuple):
     """Cancellation was asked for while tasks run; they are being stopped."""
 
@@ -232,6 +254,7 @@ class WorkflowCancelled(NamedTuple):
 Event = (
     WorkflowStarted
     | TaskCreated
+    | TaskExpanded
     | TaskMarkedReady
     | TaskClaimed
     | TaskStarted
@@ -245,6 +268,8 @@ Event = (
     | TaskReset
     | WorkflowPaused
     | WorkflowResumed
+    | WorkflowReopened
+    | TaskReopened
     | WorkflowCancelling
     | WorkflowCompleted
     | WorkflowFailed
@@ -254,6 +279,7 @@ Event = (
 EVENT_TYPES: dict[type[Any], str] = {
     WorkflowStarted: "workflow_started",
     TaskCreated: "task_created",
+    TaskExpanded: "task_started",
     TaskMarkedReady: "task_marked_ready",
     TaskClaimed: "task_claimed",
     TaskStarted: "task_started",
@@ -267,6 +293,8 @@ EVENT_TYPES: dict[type[Any], str] = {
     TaskReset: "task_reset",
     WorkflowPaused: "workflow_paused",
     WorkflowResumed: "workflow_resumed",
+    WorkflowReopened: "workflow_resumed",
+    TaskReopened: "task_reset",
     WorkflowCancelling: "workflow_cancelling",
     WorkflowCompleted: "workflow_completed",
     WorkflowFailed: "workflow_failed",
@@ -292,6 +320,8 @@ class TaskState:
         error: message of the last failed attempt.
         details: traceback or like of the last failed attempt.
         reason: failure or skip reason of its end.
+        instances: of how many instances it consists, once that is known; ``None`` for a task that runs itself.
+        left: its instances that are not terminal.
         ready_at, claimed_at, started_at, finished_at: when it got there; ``None`` before.
     """
 
@@ -307,10 +337,19 @@ class TaskState:
     error: str | None = None
     details: str | None = None
     reason: str | None = None
+    instances: int | None = None
+    left: int = 0
     ready_at: int | None = None
     claimed_at: int | None = None
     started_at: int | None = None
     finished_at: int | None = None
+    shared: tuple[dict[str, Any], list[Any]] | None = field(default=None, compare=False, repr=False)
+    """What its instances have in common, and the elements: read once from its context."""
+
+    @property
+    def claimed(self) -> bool:
+        """Whether somebody holds it: a task of instances runs, but only they are held."""
+        return self.status is TaskStatus.RUNNING and self.instances is None
 
 
 @dataclass(slots=True)
@@ -361,31 +400,62 @@ class ExecutionState:
     def recount(self) -> None:
         """Derives `open`, `running`, `waiting` and what ended tasks pass on, after the rest was read from a store."""
         self.open = sum(not task.status.terminal for task in self.tasks.values())
-        self.running = sum(task.status is TaskStatus.RUNNING for task in self.tasks.values())
-        for name, task in self.tasks.items():
-            dependencies = self.spec.tasks[name].dependencies
+        self.running = sum(task.claimed for task in self.tasks.values())
+        for name, spec in self.spec.tasks.items():
+            task, dependencies = self.tasks[name], spec.dependencies
+            if task.instances is not None:
+                names = (instance_name(name, index) for index in range(task.instances))
+                task.left = sum(not self.tasks[each].status.terminal for each in names)
             task.waiting = sum(not self.tasks[dependency].status.terminal for dependency in dependencies)
             if task.status in (TaskStatus.FAILED, TaskStatus.SKIPPED):
                 task.output = self.context_for(name)
 
     def context_for(self, task: str) -> bytes:
-        """The input context of `task` as JSON: its dependencies' contexts merged in dependency order, later ones
-        overriding; the execution's input for a task without dependencies."""
+        """The input context of `task` as JSON: its dependencies' contexts merged in dependency order (see
+        `merge_contexts`); the execution's input for a task without dependencies. An instance has the element as
+        ``item`` and its number as ``index``, in place of the list."""
+        parent = parent_of(task) if task not in self.spec.tasks else None
+        if parent is not None:
+            common, elements = self.elements(parent)
+            index = int(task[len(parent) + 1 : -1])
+            return orjson.dumps({**common, "item": elements[index], "index": index})
         dependencies = self.spec.tasks[task].dependencies
         if not dependencies:
             return self.input
-        return merge_contexts(self.tasks[dependency].output or self.input for dependency in dependencies)
+        return merge_contexts(self.tasks[each].output or self.input for each in dependencies)
+
+    def elements(self, task: str) -> tuple[dict[str, Any], list[Any]]:
+        """What the instances of a task have in common, and the elements they run for."""
+        state, key = self.tasks[task], self.spec.tasks[task].for_each
+        if state.shared is None:
+            common = orjson.loads(self.context_for(task))
+            elements = common.pop(key, [])
+            state.shared = common, elements if isinstance(elements, list) else []
+        return state.shared
 
 
 def merge_contexts(contexts: Iterable[bytes]) -> bytes:
-    """Merges JSON objects, later ones overriding; one object, or equal ones, are passed on as they are."""
-    distinct = list(dict.fromkeys(contexts))
-    if len(distinct) == 1:
-        return distinct[0]
-    merged: dict[str, Any] = {}
-    for context in distinct:
-        merged.update(orjson.loads(context))
+    """Merges JSON objects in order, as the original does: of two arrays the second adds what the first lacks, objects
+    merge key by key, and of anything else the later one wins. One object, or equal ones, are passed on as they are."""
+    given = list(contexts)
+    if len(set(given)) == 1:
+        return given[0]
+    merged: Any = {}
+    for context in given:
+        merged = _merge(merged, orjson.loads(context))
     return orjson.dumps(merged)
+
+
+def _merge(earlier: Any, later: Any) -> Any:
+    if isinstance(earlier, dict) and isinstance(later, dict):
+        merged = dict(earlier)
+        for key, value in later.items():
+            merged[key] = _merge(merged[key], value) if key in merged else value
+        return merged
+    if isinstance(earlier, list) and isinstance(later, list):
+        known = {orjson.dumps(each, option=orjson.OPT_SORT_KEYS) for each in earlier}
+        return earlier + [each for each in later if orjson.dumps(each, option=orjson.OPT_SORT_KEYS) not in known]
+    return later
 
 
 def evolve(state: ExecutionState, event: Event) -> ExecutionState:
@@ -402,6 +472,20 @@ def _workflow_started(state: ExecutionState, event: WorkflowStarted) -> None:
 
 def _task_created(state: ExecutionState, event: TaskCreated) -> None:
     state.tasks[event.task].status = TaskStatus.PENDING
+
+
+def _task_expanded(state: ExecutionState, event: TaskExpanded) -> None:
+    task = state.tasks[event.task]
+    task.status = TaskStatus.RUNNING
+    task.started_at = event.at
+    task.instances, task.left = event.size, 0
+    for index in range(event.size):
+        name = instance_name(event.task, index)
+        before = state.tasks.get(name)
+        if not (event.keep and before is not None and before.status is TaskStatus.COMPLETED):
+            state.tasks[name] = TaskState(status=TaskStatus.PENDING)
+            task.left += 1
+    state.open += task.left
 
 
 def _task_marked_ready(state: ExecutionState, event: TaskMarkedReady) -> None:
@@ -438,26 +522,34 @@ def _task_completed(state: ExecutionState, event: TaskCompleted) -> None:
 
 
 def _task_failed(state: ExecutionState, event: TaskFailed) -> None:
-    context = state.context_for(event.task)
+    context = _passed_on(state, event.task)
     task = _end_task(state, event.task, TaskStatus.FAILED, event.at)
     task.output, task.error, task.details, task.reason = context, event.error, event.details, event.reason
 
 
 def _task_skipped(state: ExecutionState, event: TaskSkipped) -> None:
-    context = state.context_for(event.task)
+    context = _passed_on(state, event.task)
     task = _end_task(state, event.task, TaskStatus.SKIPPED, event.at)
     task.output, task.reason = context, event.reason
 
 
+def _passed_on(state: ExecutionState, name: str) -> bytes | None:
+    """What a task that did not complete passes on: what it was given. Nothing depends on an instance."""
+    return state.context_for(name) if name in state.spec.tasks else None
+
+
 def _end_task(state: ExecutionState, name: str, status: TaskStatus, at: int) -> TaskState:
     task = state.tasks[name]
-    if task.status is TaskStatus.RUNNING:
-        state.running -= 1
+    state.running -= task.claimed
     task.status = status
     task.finished_at = at
     task.deferred = False
     task.retry_due = None
     state.open -= 1
+    task.shared = None
+    if name not in state.spec.tasks:
+        state.tasks[parent_of(name)].left -= 1
+        return task
     for dependent in state.spec.dependents[name]:
         state.tasks[dependent].waiting -= 1
     return task
@@ -474,7 +566,9 @@ def _task_retry_scheduled(state: ExecutionState, event: TaskRetryScheduled) -> N
 
 
 def _task_abandoned(state: ExecutionState, event: TaskAbandoned) -> None:
-    state.tasks[event.task].lost_claims = event.lost_claims
+    task = state.tasks[event.task]
+    task.lost_claims = event.lost_claims
+    task.claim_id = 0
 
 
 def _task_reset(state: ExecutionState, event: TaskReset) -> None:
@@ -494,6 +588,19 @@ def _workflow_paused(state: ExecutionState, event: WorkflowPaused) -> None:
 
 def _workflow_resumed(state: ExecutionState, event: WorkflowResumed) -> None:
     state.status = ExecutionStatus.RUNNING
+
+
+def _workflow_reopened(state: ExecutionState, event: WorkflowReopened) -> None:
+    state.status = ExecutionStatus.RUNNING
+    state.reason = state.error = state.output = state.finished_at = state.cancelling = None
+
+
+def _task_reopened(state: ExecutionState, event: TaskReopened) -> None:
+    """What it waits for was counted when the tasks before it were opened: events come in topological order."""
+    state.tasks[event.task] = TaskState(status=TaskStatus.PENDING, waiting=state.tasks[event.task].waiting)
+    state.open += 1
+    for dependent in state.spec.dependents[event.task]:
+        state.tasks[dependent].waiting += 1
 
 
 def _workflow_cancelling(state: ExecutionState, event: WorkflowCancelling) -> None:
@@ -518,6 +625,7 @@ def _workflow_cancelled(state: ExecutionState, event: WorkflowCancelled) -> None
 _APPLY: dict[type[Any], Callable[[ExecutionState, Any], None]] = {
     WorkflowStarted: _workflow_started,
     TaskCreated: _task_created,
+    TaskExpanded: _task_expanded,
     TaskMarkedReady: _task_marked_ready,
     TaskClaimed: _task_claimed,
     TaskStarted: _task_started,
@@ -531,6 +639,8 @@ _APPLY: dict[type[Any], Callable[[ExecutionState, Any], None]] = {
     TaskReset: _task_reset,
     WorkflowPaused: _workflow_paused,
     WorkflowResumed: _workflow_resumed,
+    WorkflowReopened: _workflow_reopened,
+    TaskReopened: _task_reopened,
     WorkflowCancelling: _workflow_cancelling,
     WorkflowCompleted: _workflow_completed,
     WorkflowFailed: _workflow_failed,

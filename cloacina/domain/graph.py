@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +29,8 @@ class TaskSpec:
         retry: what happens after a failed attempt.
         timeout_s: seconds one attempt may run; ``None`` for no limit.
         rule: the author's explicit trigger rule; ``None`` for the default (see ``execution.py``).
+        workflow: name of the workflow that this task executes in place of code of its own; ``None`` for code.
+        for_each: key of a list in the task's context: it runs once for each element; ``None`` for once.
     """
 
     id: str
@@ -34,6 +38,8 @@ class TaskSpec:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_s: float | None = None
     rule: Rule | None = None
+    workflow: str | None = None
+    for_each: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON form, the inverse of `from_wire`."""
@@ -43,6 +49,8 @@ class TaskSpec:
             "retry": self.retry.to_wire(),
             "timeout_s": self.timeout_s,
             "trigger_rule": None if self.rule is None else rule_to_wire(self.rule),
+            "workflow": self.workflow,
+            "for_each": self.for_each,
         }
 
     @classmethod
@@ -56,16 +64,29 @@ class TaskSpec:
         if not isinstance(name, str) or not name:
             raise InvalidGraph(f"a task's 'id' must be a non-empty string, not {name!r}")
         timeout = wire.get("timeout_s")
-        if timeout is not None and (not isinstance(timeout, int | float) or timeout <= 0):
+        seconds = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+        if timeout is not None and (not seconds or not 0 < timeout < float("inf")):
             raise InvalidGraph(f"task {name!r}: 'timeout_s' must be a number of seconds above 0, not {timeout!r}")
+        dependencies = wire.get("dependencies") or ()
+        if not isinstance(dependencies, list | tuple) or not all(isinstance(each, str) for each in dependencies):
+            raise InvalidGraph(f"task {name!r}: 'dependencies' must be a list of task ids, not {dependencies!r}")
+        retry = wire.get("retry") or {}
+        if not isinstance(retry, Mapping):
+            raise InvalidGraph(f"task {name!r}: 'retry' must be an object, not {retry!r}")
+        for key in ("workflow", "for_each"):
+            value = wire.get(key)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise InvalidGraph(f"task {name!r}: {key!r} must be a non-empty string, not {value!r}")
         rule = wire.get("trigger_rule")
         try:
             return cls(
                 id=name,
-                dependencies=tuple(wire.get("dependencies") or ()),
-                retry=RetryPolicy.from_wire(wire.get("retry") or {}),
+                dependencies=tuple(dependencies),
+                retry=RetryPolicy.from_wire(retry),
                 timeout_s=None if timeout is None else float(timeout),
                 rule=None if rule is None else rule_from_wire(rule),
+                workflow=wire.get("workflow"),
+                for_each=wire.get("for_each"),
             )
         except ValueError as error:
             raise InvalidGraph(f"task {name!r}: {error}") from error
@@ -107,6 +128,11 @@ class WorkflowSpec:
             dependents={task: tuple(after) for task, after in dependents.items()},
         )
 
+    def task_of(self, name: str) -> TaskSpec:
+        """The task that a name stands for: a task's own id, or that of an instance of it (``resize[3]``)."""
+        found = self.tasks.get(name)
+        return self.tasks[parent_of(name)] if found is None else found
+
     @property
     def roots(self) -> tuple[str, ...]:
         """The tasks with no dependencies."""
@@ -126,6 +152,19 @@ class WorkflowSpec:
         return cls.create(str(wire["name"]), [TaskSpec.from_wire(task) for task in wire["tasks"]])
 
 
+def instance_name(task: str, index: int) -> str:
+    """The name of one instance of a task that runs for each element of a list."""
+    return f"{task}[{index}]"
+
+
+def parent_of(name: str) -> str:
+    """The task that an instance's name belongs to; the name itself if it is no instance's."""
+    return _INSTANCE.sub("", name)
+
+
+_INSTANCE = re.compile(r"\[\d+\]\Z")
+
+
 def _unique(name: str, tasks: list[TaskSpec]) -> dict[str, TaskSpec]:
     if not tasks:
         raise InvalidGraph(f"workflow {name!r} has no tasks; it needs at least one")
@@ -135,26 +174,31 @@ def _unique(name: str, tasks: list[TaskSpec]) -> dict[str, TaskSpec]:
         if task.id in by_id:
             duplicates.append(task.id)
         by_id[task.id] = task
+    confusing = [task for task in by_id if _INSTANCE.search(task)]
+    if confusing:
+        raise InvalidGraph(f"workflow {name!r}: a task id must not end like an instance's: {_names(confusing)}")
     if duplicates:
         raise InvalidGraph(f"workflow {name!r} defines these task ids more than once: {_names(duplicates)}")
     return by_id
 
 
 def _check_references(name: str, by_id: Mapping[str, TaskSpec]) -> None:
+    problems: list[str] = []
     for task in by_id.values():
         missing = [dependency for dependency in task.dependencies if dependency not in by_id]
         if missing:
-            raise InvalidGraph(
-                f"workflow {name!r}: task {task.id!r} depends on tasks that do not exist: {_names(missing)}"
-            )
-        if len(set(task.dependencies)) != len(task.dependencies):
-            raise InvalidGraph(f"workflow {name!r}: task {task.id!r} lists a dependency twice")
+            problems.append(f"task {task.id!r} depends on tasks that do not exist: {_names(missing)}")
+        repeated = [each for each, times in Counter(task.dependencies).items() if times > 1]
+        if repeated:
+            problems.append(f"task {task.id!r} lists a dependency twice: {_names(repeated)}")
         strangers = [] if task.rule is None else sorted(tasks_named_by(task.rule) - set(task.dependencies))
         if strangers:
-            raise InvalidGraph(
-                f"workflow {name!r}: the trigger rule of task {task.id!r} names tasks it does not depend on: "
-                f"{_names(strangers)}; add them to its dependencies"
+            problems.append(
+                f"the trigger rule of task {task.id!r} names tasks it does not depend on: {_names(strangers)}; "
+                "add them to its dependencies"
             )
+    if problems:
+        raise InvalidGraph(f"workflow {name!r}: " + "; ".join(problems))
 
 
 def _topological(name: str, by_id: Mapping[str, TaskSpec]) -> list[str]:

@@ -111,6 +111,40 @@ def handles_failure_of(rule: Rule, task: str) -> bool:
             return False
 
 
+def in_words(rule: Rule) -> str:
+    """The rule as a person would say it, such as ``a completed and (b failed or c was skipped)``."""
+    match rule:
+        case Always():
+            return "whatever becomes of them"
+        case TaskEnded(outcome, task):
+            return f"{task} {_ENDINGS[outcome]}"
+        case ContextValue(key, operator, value):
+            compared = "" if operator in (Operator.EXISTS, Operator.NOT_EXISTS) else f" {str(value)[:100]!r}"
+            return f"context value {key!r} {_COMPARISONS[operator]}{compared}"
+        case Combined(kind, conditions):
+            words = [in_words(each) for each in conditions]
+            words = [
+                f"({each})" if isinstance(of, Combined) and len(of.conditions) > 1 else each
+                for each, of in zip(words, conditions, strict=True)
+            ]
+            if kind == "None":
+                return f"none of: {', '.join(words)}"
+            return (" and " if kind == "All" else " or ").join(words) or f"{kind.lower()} of nothing"
+
+
+_ENDINGS = {TaskOutcome.SUCCESS: "completed", TaskOutcome.FAILED: "failed", TaskOutcome.SKIPPED: "was skipped"}
+_COMPARISONS = {
+    Operator.EQUALS: "equals",
+    Operator.NOT_EQUALS: "does not equal",
+    Operator.GREATER_THAN: "is greater than",
+    Operator.LESS_THAN: "is less than",
+    Operator.CONTAINS: "contains",
+    Operator.NOT_CONTAINS: "does not contain",
+    Operator.EXISTS: "exists",
+    Operator.NOT_EXISTS: "does not exist",
+}
+
+
 def rule_to_wire(rule: Rule) -> dict[str, Any]:
     """The JSON form of a rule, the inverse of `rule_from_wire`."""
     match rule:

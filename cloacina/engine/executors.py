@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cloacina.engine.model import Session
 
@@ -36,6 +37,18 @@ class Executor:
         return self.slots - len(self.claims) + len(self.deferred) if self.session is not None else 0
 
 
+class ExecutorView(NamedTuple):
+    """An executor as operators see it; `silent_s` are the seconds since it renewed its lease."""
+
+    executor_id: str
+    version: str
+    connected: bool
+    slots: int
+    free_slots: int
+    claims: int
+    silent_s: float
+
+
 class Executors:
     """All executors that are connected, or hold a lease that has not lapsed."""
 
@@ -64,6 +77,11 @@ class Executors:
         """The executor with the most free slots; ``None`` when there is no free slot anywhere."""
         best = max(self._by_id.values(), key=lambda executor: executor.free, default=None)
         return best if best is not None and best.free > 0 else None
+
+    def for_poll(self) -> Executor | None:
+        """The connected executor that has most room, full or not; ``None`` when all are away or drain."""
+        there = [executor for executor in self._by_id.values() if executor.session is not None and executor.slots > 0]
+        return max(there, key=lambda executor: executor.free, default=None)
 
     def lapsed(self, now: float) -> Iterable[Executor]:
         """Executors whose lease lapsed by `now` (seconds, monotonic)."""

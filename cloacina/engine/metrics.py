@@ -24,14 +24,12 @@ from cloacina.domain.execution import (
     WorkflowCompleted,
     WorkflowFailed,
 )
+from cloacina.engine.live import LiveExecutions
 from cloacina.engine.model import Live
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 
-_FAILED_LABEL = {
-    FailureReason.CONTEXT_LOAD_FAILED: "infrastructure",
-    FailureReason.CANCELLED: "unknown",
-}
+_FAILED_LABEL = {FailureReason.CANCELLED: "unknown"}
 _SKIPPED_LABEL = {SkipReason.CANCELLED: "cancelled"}
 
 
@@ -96,6 +94,33 @@ class EngineMetrics:
             "Claims voided because their executor's lease lapsed.",
             registry=registry,
         )
+        self.adoptions = Counter(
+            "cloacina_scheduler_adoptions_total",
+            "Executions taken over from schedulers that are gone.",
+            registry=registry,
+        )
+        self.ownership_lost = Counter(
+            "cloacina_scheduler_ownership_lost_total",
+            "Times this scheduler found that others had taken over what it owned.",
+            registry=registry,
+        )
+        depth = Gauge(
+            "cloacina_scheduler_queue_depth",
+            "Requests before a commit (waiting), unfinished executions (live), ready tasks without a slot (ready).",
+            ["queue"],
+            registry=registry,
+        )
+        self._depth = {queue: depth.labels(queue) for queue in ("waiting", "live", "ready")}
+        self._live_bytes = Gauge(
+            "cloacina_scheduler_live_bytes", "Bytes that unfinished executions hold, about.", registry=registry
+        )
+        refused = Counter(
+            "cloacina_scheduler_refusals_total",
+            "Requests refused with 503 because a queue was at its limit, of all or of one tenant.",
+            ["queue"],
+            registry=registry,
+        )
+        self.refused = {queue: refused.labels(queue) for queue in ("waiting", "live")}
         self.active_workflows = Gauge("cloacina_active_workflows", "Executions that have not ended.", registry=registry)
         self.active_tasks = Gauge("cloacina_active_tasks", "Tasks that an executor holds.", registry=registry)
         self._count: dict[type[Any], Callable[[Live, Any], None]] = {
@@ -107,6 +132,13 @@ class EngineMetrics:
             WorkflowFailed: self._workflow_failed,
             WorkflowCancelled: self._workflow_cancelled,
         }
+
+    def watch(self, waiting: Callable[[], int], live: LiveExecutions, ready: Callable[[], int]) -> None:
+        """Has the gauges of queues asked from these."""
+        self._depth["waiting"].set_function(waiting)
+        self._depth["live"].set_function(lambda: len(live))
+        self._depth["ready"].set_function(ready)
+        self._live_bytes.set_function(lambda: live.bytes)
 
     def observe(self, live: Live, event: Event) -> None:
         """Counts one committed event; the execution's state is the one after its whole commit."""
@@ -123,10 +155,14 @@ class EngineMetrics:
             self.queue_seconds.observe(max(0, event.at - ready_at) / 1e6, self._marks(live))
 
     def _task_completed(self, live: Live, event: TaskCompleted) -> None:
+        if live.state.tasks[event.task].instances is not None:
+            return  # its instances were counted, and they are what ran
         self.task_completed.inc(exemplar=self._marks(live))
         self._task_duration(live, event.task)
 
     def _task_failed(self, live: Live, event: TaskFailed) -> None:
+        if live.state.tasks[event.task].instances is not None:
+            return
         self.task_failed[event.reason].inc(exemplar=self._marks(live))
         self._task_duration(live, event.task)
 

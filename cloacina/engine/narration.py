@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Sequence
 
 from cloacina.domain.execution import (
     Event,
@@ -15,16 +17,19 @@ from cloacina.domain.execution import (
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowFailed,
+    WorkflowReopened,
     WorkflowStarted,
 )
-from cloacina.engine.model import Joining, Live, Result
+from cloacina.engine.model import Joining, Live, Origin, Result
 from cloacina.engine.work import GroupWork
+from cloacina.store.owners import Owner, OwnerRow
 from cloacina.telemetry import scope, tracing
 
 log = logging.getLogger(__name__)
 
 _EVENTS: dict[type[object], tuple[int, str]] = {
     WorkflowStarted: (logging.INFO, "execution scheduled"),
+    WorkflowReopened: (logging.INFO, "execution retried: what did not succeed is run again"),
     WorkflowCompleted: (logging.INFO, "execution completed"),
     WorkflowFailed: (logging.WARNING, "execution failed"),
     WorkflowCancelled: (logging.INFO, "execution cancelled"),
@@ -50,14 +55,31 @@ def event(live: Live, happened: Event) -> None:
     if isinstance(happened, WorkflowCompleted | WorkflowFailed | WorkflowCancelled):
         extra["status"] = live.state.status.value
         extra["duration_ms"] = ((live.state.finished_at or 0) - live.created_at) / 1000
-    with _about(live, getattr(happened, "task", None)):
-        log.log(spoken[0], spoken[1], extra=extra)
+    task = getattr(happened, "task", None)
+    place = _place(live, task)
+    if isinstance(happened, TaskRetryScheduled):  # the line is about the attempt that failed; the state is one further
+        place["attempt"] = live.state.tasks[happened.task].attempt - 1
+    with _about(live, task):
+        log.log(spoken[0], spoken[1], extra={**extra, **place})
+
+
+def child_scheduled(child: Live) -> Origin:
+    """An execution was begun by a task of another one: from what its own spans hang below, in the same trace."""
+    if not child.origin.traceparent or not tracing.enabled():
+        return child.origin
+    now = time.time_ns()
+    with _about(child):
+        traceparent = tracing.record_span(
+            f"schedule {child.workflow_name}", start_ns=now, end_ns=now, parent=child.origin.traceparent
+        )
+    return Origin(child.origin.request_id, traceparent)
 
 
 def result_rejected(live: Live, result: Result) -> None:
     """A result came from a claim that is not the current one."""
     with _about(live, result.task):
-        log.warning("a result was rejected: its claim is no longer held", extra={"claim_id": result.claim_id})
+        extra = {"claim_id": result.claim_id, **_place(live, result.task)}
+        log.warning("a result was rejected: its claim is no longer held", extra=extra)
 
 
 def result_too_late(result: Result) -> None:
@@ -72,14 +94,35 @@ def executor_joined(joining: Joining) -> None:
     log.info("executor joined", extra=extra)
 
 
+def adopted(gone: Sequence[OwnerRow], executions: int, owner: Owner) -> None:
+    """What belonged to owners that are gone was taken over."""
+    if gone or executions:
+        from_whom = ", ".join(f"{row.owner_id} ({row.epoch})" for row in gone)
+        extra = {"executions": executions, "from": from_whom, "owner_id": owner.owner_id, "epoch": owner.epoch}
+        log.warning("took over the executions of schedulers that are gone", extra=extra)
+
+
 def lease_lapsed(executor_id: str, claims: int) -> None:
     """An executor fell silent."""
     extra = {"executor_id": executor_id, "claims": claims}
     log.warning("an executor's lease lapsed; its tasks are ready again", extra=extra)
 
 
-def commit(work: GroupWork, began_ns: int, ended_ns: int) -> None:
-    """A commit serves many executions: it is a span in the trace of each."""
+def commit(work: GroupWork, rows: int, system: str, began_ns: int, ended_ns: int) -> None:
+    """A commit serves many executions: it is a span in the trace of each.
+
+    Args:
+        work: what was committed.
+        rows: how many rows that were.
+        system: the database, "sqlite" or "postgresql".
+        began_ns, ended_ns: nanoseconds since the epoch.
+    """
+    attributes = {
+        "db.system.name": system,
+        "db.namespace": "scheduler",
+        "db.operation.batch.size": rows,
+        "cloacina.executions": work.executions,
+    }
     for live in work.lives():
         if live.origin.traceparent:
             with _about(live):
@@ -88,9 +131,17 @@ def commit(work: GroupWork, began_ns: int, ended_ns: int) -> None:
                     start_ns=began_ns,
                     end_ns=ended_ns,
                     parent=live.origin.traceparent,
-                    attributes={"db.operation.batch.size": work.executions},
+                    attributes=attributes,
                     kind="client",
                 )
+
+
+def _place(live: Live, task: str | None) -> dict[str, object]:
+    """Where in its trace a line belongs, and which attempt it is about."""
+    place: dict[str, object] = {"_trace": tracing.ids_of(live.origin.traceparent)}
+    if task is not None:
+        place["attempt"] = live.state.tasks[task].attempt
+    return place
 
 
 def _about(live: Live, task: str | None = None) -> scope.bind:

@@ -8,6 +8,10 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
+_STALL_PERIODS = 2.5
+"""Being late by more periods than that is a stall. Under heavy load each sweep is a little late: if that counted, the
+leases of the dead would be extended again and again."""
+
 
 async def sweep_leases(period_s: float, sweep: Callable[[float], None]) -> None:
     """Calls `sweep(stall_s)` every `period_s` seconds until cancelled.
@@ -23,6 +27,7 @@ async def sweep_leases(period_s: float, sweep: Callable[[float], None]) -> None:
         now = loop.time()
         stall = now - last - period_s
         last = now
-        if stall > period_s:
+        stalled = stall > _STALL_PERIODS * period_s
+        if stalled:
             log.warning("this process stood still; leases are extended by as much", extra={"stall_s": round(stall, 3)})
-        sweep(stall if stall > period_s else 0.0)
+        sweep(stall if stalled else 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from cloacina.domain.execution import (
     TaskAbandoned,
     TaskClaimed,
     TaskCreated,
+    TaskExpanded,
     TaskFailed,
     TaskReset,
     TaskRetryScheduled,
@@ -24,6 +25,7 @@ from cloacina.domain.execution import (
     WorkflowCancelled,
     WorkflowCancelling,
     WorkflowFailed,
+    WorkflowReopened,
 )
 from cloacina.engine.model import Assignment, Live, Session
 from cloacina.store.executions import (
@@ -36,6 +38,8 @@ from cloacina.store.executions import (
     TaskChange,
     TaskRow,
 )
+from cloacina.store.owners import Owner
+from cloacina.store.schedules import FiringRow, ScheduleChange, ScheduleRow
 
 
 @dataclass(slots=True)
@@ -43,6 +47,13 @@ class _Touched:
     live: Live
     created: bool
     tasks: set[str] = field(default_factory=set)
+    new_tasks: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Scheduled:
+    stored: ScheduleRow | None
+    row: ScheduleRow | None
 
 
 class GroupWork:
@@ -50,10 +61,15 @@ class GroupWork:
 
     Args:
         now: microseconds since the epoch; the ``updated_at`` of every row of this commit.
+        owner: whose commit it is.
     """
 
-    def __init__(self, now: int) -> None:
+    def __init__(self, now: int, owner: Owner) -> None:
         self.now = now
+        self.owner = owner
+        self.must_own = False
+        """Whether the ownership is to be looked at even if nothing is written: something is told from memory."""
+        self.reopened: list[str] = []
         self.history: list[tuple[Live, Event]] = []
         self.assignments: dict[Session, list[Assignment]] = defaultdict(list)
         self.acknowledged: dict[Session, list[int]] = defaultdict(list)
@@ -64,11 +80,18 @@ class GroupWork:
         self.executors_gone: set[str] = set()
         self._touched: dict[str, _Touched] = {}
         self._events: list[EventRow] = []
+        self._schedules: dict[str, _Scheduled] = {}
+        self.firings: list[FiringRow] = []
 
     @property
     def executions(self) -> int:
         """Executions this commit creates or changes."""
         return len(self._touched)
+
+    @property
+    def touched(self) -> Iterable[str]:
+        """Ids of the executions this commit creates or changes."""
+        return self._touched.keys()
 
     def lives(self) -> list[Live]:
         """The executions this commit creates or changes."""
@@ -86,6 +109,8 @@ class GroupWork:
         task: str | None = getattr(event, "task", None)
         if task is not None:
             touched.tasks.add(task)
+            if isinstance(event, TaskCreated) and task not in live.definition.spec.tasks:
+                touched.new_tasks.add(task)
         self.history.append((live, event))
         self._events.append(
             EventRow(
@@ -93,22 +118,47 @@ class GroupWork:
             )
         )
 
+    def set_schedule(self, schedule_id: str, stored: ScheduleRow | None, row: ScheduleRow | None) -> None:
+        """A schedule as it is to be.
+
+        Args:
+            schedule_id: which.
+            stored: as it is in the store; ``None`` when it is not there.
+            row: as it is to be; ``None`` to take it out.
+        """
+        self._schedules.setdefault(schedule_id, _Scheduled(stored, None)).row = row
+
     def batch(self) -> Batch:
         """The rows to write, each once, in their final state."""
         batch = Batch(
-            definitions=list(self.definitions.values()),
+            owner=self.owner,
+            check=self.must_own,
+            reopened=self.reopened,
+            definitions=sorted(self.definitions.values()),  # others may write the same at once: no deadlock
             events=self._events,
             executors=list(self.executors.values()),
             executors_gone=list(self.executors_gone),
+            firings=self.firings,
         )
+        for schedule_id, schedule in self._schedules.items():
+            if schedule.stored is None and schedule.row is not None:
+                batch.schedules.append(schedule.row)
+            elif schedule.stored is not None and schedule.row is not None:
+                batch.schedule_changes.append(ScheduleChange(schedule.row, schedule.stored.next_run_at))
+            elif schedule.stored is not None:
+                batch.schedules_gone.append(schedule_id)
         for touched in self._touched.values():
             live = touched.live
             if touched.created:
-                batch.executions.append(_execution_row(live))
+                batch.executions.append(_execution_row(live, self.owner))
                 batch.tasks.extend(_task_row(live, name, task, self.now) for name, task in live.state.tasks.items())
             else:
                 batch.execution_changes.append(_execution_change(live))
-                batch.task_changes.extend(_task_change(live, name, self.now) for name in touched.tasks)
+                changed = touched.tasks - touched.new_tasks
+                batch.task_changes.extend(_task_change(live, name, self.now) for name in changed)
+                batch.tasks.extend(
+                    _task_row(live, name, live.state.tasks[name], self.now) for name in touched.new_tasks
+                )
         return batch
 
 
@@ -116,8 +166,10 @@ def _event_data(event: Event) -> str | None:
     match event:
         case TaskCreated():
             return None
+        case TaskExpanded():
+            return _json(instances=event.size)
         case TaskClaimed():
-            return f'{{"claim_id":{event.claim_id},"executor_id":"{event.executor_id}"}}'
+            return _json(claim_id=event.claim_id, executor_id=event.executor_id)
         case TaskFailed():
             return _json(reason=event.reason, error=event.error)
         case TaskRetryScheduled():
@@ -130,6 +182,8 @@ def _event_data(event: Event) -> str | None:
             return _json(lost_claims=event.lost_claims)
         case WorkflowFailed():
             return _json(reason=event.reason, error=event.error)
+        case WorkflowReopened():
+            return '{"retry":true}'
         case WorkflowCancelling() | WorkflowCancelled():
             return _json(reason=event.reason)
         case _:
@@ -140,8 +194,8 @@ def _json(**fields: Any) -> str:
     return orjson.dumps(fields).decode()
 
 
-def _execution_row(live: Live) -> ExecutionRow:
-    state = live.state
+def _execution_row(live: Live, owner: Owner) -> ExecutionRow:
+    state, parent = live.state, live.parent
     return ExecutionRow(
         execution_id=live.execution_id,
         tenant_id=live.tenant_id,
@@ -161,6 +215,12 @@ def _execution_row(live: Live) -> ExecutionRow:
         finished_at=state.finished_at,
         cancelling=state.cancelling,
         sequence=state.sequence,
+        priority=live.priority,
+        parent_execution_id=parent.execution_id if parent is not None else None,
+        parent_task=parent.task if parent is not None else None,
+        parent_claim_id=parent.claim_id if parent is not None else None,
+        depth=parent.depth if parent is not None else 0,
+        owner=owner.epoch,
     )
 
 
@@ -182,9 +242,9 @@ def _execution_change(live: Live) -> ExecutionChange:
 def _task_row(live: Live, name: str, task: TaskState, now: int) -> TaskRow:
     return TaskRow(
         execution_id=live.execution_id,
-        task_index=live.definition.task_index[name],
+        task_index=live.definition.index_of(name),
         task_name=name,
-        max_attempts=live.definition.spec.tasks[name].retry.max_attempts,
+        max_attempts=live.definition.spec.task_of(name).retry.max_attempts,
         status=task.status,
         attempt=task.attempt,
         claim_id=task.claim_id,
@@ -202,6 +262,7 @@ def _task_row(live: Live, name: str, task: TaskState, now: int) -> TaskRow:
         started_at=task.started_at,
         finished_at=task.finished_at,
         updated_at=now,
+        instances=task.instances,
     )
 
 
@@ -209,7 +270,7 @@ def _task_change(live: Live, name: str, now: int) -> TaskChange:
     task = live.state.tasks[name]
     return TaskChange(
         execution_id=live.execution_id,
-        task_index=live.definition.task_index[name],
+        task_index=live.definition.index_of(name),
         status=task.status,
         attempt=task.attempt,
         claim_id=task.claim_id,
@@ -226,6 +287,7 @@ def _task_change(live: Live, name: str, now: int) -> TaskChange:
         started_at=task.started_at,
         finished_at=task.finished_at,
         updated_at=now,
+        instances=task.instances,
     )
 
 
@@ -243,6 +305,7 @@ def restore_task(row: TaskRow) -> TaskState:
         error=row.error,
         details=row.details,
         reason=row.reason,
+        instances=row.instances,
         ready_at=row.ready_at,
         claimed_at=row.claimed_at,
         started_at=row.started_at,

@@ -21,6 +21,14 @@ from cloacina.errors import (
     Unauthorized,
     Unavailable,
 )
+from cloacina.rpc.options import MAX_MESSAGE_BYTES
+
+
+class Unreachable(Unavailable):
+    """No answer came from a service: it was not reached, or it is not known whether it did what was asked."""
+
+    default_code = "unavailable"
+
 
 CODE_METADATA = "cloacina-code"
 """Trailing metadata key of the machine code."""
@@ -60,11 +68,13 @@ def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> CloacinaError:
     status, details = error.code(), error.details() or ""
     if code is None:  # not said by the service: the way there failed
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return Unavailable(f"the {service} did not answer in time")
+            return Unreachable(f"the {service} did not answer in time")
         if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-            return Unavailable(f"the {service} cannot be reached")
+            return Unreachable(f"the {service} cannot be reached")
         if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return PayloadTooLarge(f"a message to or from the {service} is over the size limit")
+            return PayloadTooLarge(
+                f"a message to or from the {service} is over the limit of {MAX_MESSAGE_BYTES // 2**20} MiB"
+            )
         if status is grpc.StatusCode.UNAUTHENTICATED:
             return Internal(f"the {service} refuses this service's token: check CLOACINA_RPC_TOKEN on both")
         return Internal(f"the call to the {service} failed: {status.name}")

@@ -7,15 +7,14 @@ import hmac
 import ipaddress
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from cloacina.errors import CloacinaError, InvalidRequest
+from cloacina.errors import CloacinaError, InvalidRequest, Unavailable
 from cloacina.rpc.client import is_traced
 from cloacina.rpc.errors import CODE_METADATA, to_status
 from cloacina.rpc.options import SERVER_OPTIONS, Tls
@@ -23,6 +22,15 @@ from cloacina.telemetry import scope, tracing
 from cloacina.telemetry.metrics import RpcMetrics
 
 log = logging.getLogger(__name__)
+
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+"""The one service that asks for no token: probes have none, and it says no more than whether the process serves."""
+
+_REFUSALS_LOGGED_EVERY_S = 10.0
+
+MOST_CALLS = 4096
+"""Calls handled at once; more are refused as unavailable. Streams that live as long as their processes do not count."""
+"""A caller without the token can call as often as it likes; the log shall not grow by that."""
 
 
 class ListenError(InvalidRequest):
@@ -53,6 +61,7 @@ class RpcServer:
         token: str | None = None,
         tls: Tls | None = None,
         setting: str = "the port's setting",
+        most_calls: int = MOST_CALLS,
     ) -> None:
         self._service = service
         self._host = host
@@ -60,7 +69,7 @@ class RpcServer:
         self._token = token
         self._tls = tls
         self._setting = setting
-        interceptors: list[Any] = [_Edge(metrics, token)]
+        interceptors: list[Any] = [_Edge(metrics, token, most_calls)]
         if tracing.enabled():
             from opentelemetry.instrumentation.grpc import aio_server_interceptor
 
@@ -72,7 +81,7 @@ class RpcServer:
                 ),
             )
         self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=interceptors)
-        self._health = health_aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._names: list[str] = []
 
     def add(self, adder: Callable[[Any, Any], None], servicer: Any, name: str) -> None:
@@ -101,8 +110,8 @@ class RpcServer:
                 "CLOACINA_TLS_CERT, CLOACINA_TLS_KEY and CLOACINA_TLS_CA, or listen on 127.0.0.1"
             )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection([*self._names, health_name, reflection.SERVICE_NAME], self._server)
+        names = [*self._names, _HEALTH, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(names, self._server)
         address = f"{self._host}:{self._port}"
         try:
             if self._tls is None:
@@ -139,19 +148,23 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class _Edge(grpc.aio.ServerInterceptor):
+class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """What every call goes through: token, scope, errors, metrics."""
 
-    def __init__(self, metrics: RpcMetrics, token: str | None) -> None:
+    def __init__(self, metrics: RpcMetrics, token: str | None, most_calls: int) -> None:
         self._metrics = metrics
+        self._most_calls = most_calls
+        self._running = 0
         self._expected = None if token is None else f"Bearer {token}".encode()
+        self._refusals = 0
+        self._refusal_logged_at = float("-inf")
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
         handler = await continuation(details)
         method: str = details.method
-        if handler is None or not method.startswith("/cloacina."):
+        if method.startswith(f"/{_HEALTH}/"):
             return handler
         request_id = authorization = None
         metadata: Any = details.invocation_metadata or ()
@@ -160,10 +173,40 @@ class _Edge(grpc.aio.ServerInterceptor):
                 request_id = value
             elif key == "authorization":
                 authorization = value
+        ours = handler is not None and method.startswith("/cloacina.")
         if self._expected is not None and not hmac.compare_digest((authorization or "").encode(), self._expected):
-            refusal = _refuse_stream if handler.response_streaming else _refuse
-            return _MAKE[handler.request_streaming, handler.response_streaming](refusal)
-        return self._wrap(handler, method, scope.accept_request_id(request_id))
+            # alike for every method, known or not: without the token nobody learns what there is
+            return grpc.stream_stream_rpc_method_handler(self._refusal(method if ours else None))
+        return self._wrap(handler, method, scope.accept_request_id(request_id)) if ours else handler
+
+    def _refusal(self, method: str | None) -> Any:
+        """Refuses a call whatever its shape is.
+
+        Args:
+            method: for the metrics; ``None`` when it is none of ours, whose name could be anything.
+        """
+
+        async def refuse(_: Any, context: Any) -> AsyncIterator[bytes]:
+            if method is not None:
+                self._metrics.observe(method, grpc.StatusCode.UNAUTHENTICATED.name, "server", 0.0)
+            self._log_refusal(context.peer())
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _TOKEN_REFUSED)
+            yield b""  # never: abort raises; it makes this a stream
+
+        return refuse
+
+    def _log_refusal(self, peer: str) -> None:
+        self._refusals += 1
+        now = time.monotonic()
+        if now - self._refusal_logged_at < _REFUSALS_LOGGED_EVERY_S:
+            return
+        self._refusal_logged_at = now
+        log.warning(
+            "calls without the services' token were refused; if the caller is one of ours, set the same "
+            "CLOACINA_RPC_TOKEN for both",
+            extra={"peer": peer, "refused": self._refusals},
+        )
+        self._refusals = 0
 
     def _wrap(self, handler: Any, method: str, request_id: str) -> Any:
         shape = (handler.request_streaming, handler.response_streaming)
@@ -177,7 +220,10 @@ class _Edge(grpc.aio.ServerInterceptor):
         async def unary(request: Any, context: Any) -> Any:
             began = time.perf_counter()
             code = "OK"
+            self._running += 1
             try:
+                if self._running > self._most_calls:
+                    raise Unavailable(f"{self._most_calls} calls are being handled; try again later")
                 with scope.bind(request_id=request_id):
                     tracing.annotate_current()
                     return await inner(request, context)
@@ -186,8 +232,11 @@ class _Edge(grpc.aio.ServerInterceptor):
                 raise
             except Exception as error:
                 code, abort = _explain(error, method)
+                _let_go(error)
+                request = None
                 await context.abort(*abort)
             finally:
+                self._running -= 1
                 self._metrics.observe(method, code, "server", time.perf_counter() - began)
 
         return unary
@@ -197,15 +246,18 @@ class _Edge(grpc.aio.ServerInterceptor):
             began = time.perf_counter()
             code = "OK"
             try:
-                with scope.bind(request_id=request_id):
-                    tracing.annotate_current()
-                    async for response in inner(request, context):
-                        yield response
+                # not for a with-block: a generator may be closed from another task than the one that ran it
+                scope.attach(scope.Scope(request_id=request_id))
+                tracing.annotate_current()
+                async for response in inner(request, context):
+                    yield response
             except (asyncio.CancelledError, GeneratorExit):
                 code = "CANCELLED"
                 raise
             except Exception as error:
                 code, abort = _explain(error, method)
+                _let_go(error)
+                request = None
                 await context.abort(*abort)
             finally:
                 self._metrics.observe(method, code, "server", time.perf_counter() - began)
@@ -229,13 +281,14 @@ def _explain(error: Exception, method: str) -> tuple[str, tuple[Any, ...]]:
     return status.name, (status, message, ((CODE_METADATA, code),))
 
 
+def _let_go(error: BaseException | None) -> None:
+    """Drops the frames of an error and of those behind it: they hold the request for as long as grpc keeps the error,
+    and in cycles for longer."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 _TOKEN_REFUSED = "the call's token is missing or wrong"  # noqa: S105 - a message
-
-
-async def _refuse(_: Any, context: Any) -> Any:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, _TOKEN_REFUSED)
-
-
-async def _refuse_stream(_: Any, context: Any) -> Any:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, _TOKEN_REFUSED)
-    yield

@@ -26,7 +26,7 @@ class MetricsServer:
         self._registry = registry
         self._host = host
         self._port = port
-        app = web.Application(middlewares=[_request_id])
+        app = web.Application(middlewares=[_stamp])
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/health", _health)
         self._runner = web.AppRunner(app, access_log=None)
@@ -60,14 +60,15 @@ async def _health(_: web.Request) -> web.Response:
 
 
 @web.middleware
-async def _request_id(
+async def _stamp(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     request_id = scope.accept_request_id(request.headers.get("x-request-id"))
+    stamped = {"x-request-id": request_id, "Server": "cloacina", "X-Content-Type-Options": "nosniff"}
     try:
         response = await handler(request)
     except web.HTTPException as error:
-        error.headers["x-request-id"] = request_id
+        error.headers.update(stamped)
         raise
-    response.headers["x-request-id"] = request_id
+    response.headers.update(stamped)
     return response

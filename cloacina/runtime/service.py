@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -18,15 +15,20 @@ import uvloop
 from cloacina import __version__
 from cloacina.errors import CloacinaError
 from cloacina.rpc.client import RpcClient
-from cloacina.rpc.server import RpcServer
+from cloacina.rpc.server import RpcServer, is_loopback
 from cloacina.rpc.v1 import common_pb2
+from cloacina.runtime.rpc_token import ensure_token
 from cloacina.runtime.settings import ServiceSettings
+from cloacina.runtime.signals import listen_for_end
 from cloacina.telemetry import logs, tracing
 from cloacina.telemetry.metrics import RpcMetrics, create_registry
 
 log = logging.getLogger(__name__)
 
 _START_DEADLINE_S = 60.0
+_COLLECTOR_THRESHOLDS = (20_000, 20, 50)
+"""Cycles are rare here and live objects are many: at Python's own thresholds looking for them takes a fifth of a busy
+scheduler's time."""
 
 
 class Runtime:
@@ -56,10 +58,12 @@ class Runtime:
         self.rpc_port = rpc_port
         self._started = time.monotonic()
 
-    def connect(self, target: str, service: str) -> RpcClient:
-        """A client of another service at `target`."""
+    def connect(self, target: str, service: str, *, host: str = "") -> RpcClient:
+        """A client of another service at `target`, whose certificate is for `host` if that is another name."""
         settings = self.settings
-        return RpcClient(target, service=service, metrics=self.rpc_metrics, token=settings.token, tls=settings.tls)
+        return RpcClient(
+            target, service=service, metrics=self.rpc_metrics, token=settings.token, tls=settings.tls, host=host
+        )
 
     def status(self, reason: str, figures: Mapping[str, float]) -> common_pb2.ServiceStatus:
         """The answer to GetStatus.
@@ -110,7 +114,10 @@ def run_service(name: str, settings: ServiceSettings, rpc_port: int, make: Calla
     Returns:
         The exit code: 0 after a drain, 1 when it could not start.
     """
+    _make_log_records_cheap()
     settings.make_home()
+    if settings.token is None and settings.tls is None and is_loopback(settings.host):
+        ensure_token(settings.home)
     logs.configure(name, home=settings.home, verbose=settings.verbose, retention_days=settings.log_retention_days)
     tracing.configure(name)
     try:
@@ -120,9 +127,15 @@ def run_service(name: str, settings: ServiceSettings, rpc_port: int, make: Calla
         logs.shutdown()
 
 
+def _make_log_records_cheap() -> None:
+    """No line of ours shows where in the source, by which thread or process it was logged: it is not looked up."""
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
 async def _live(name: str, settings: ServiceSettings, rpc_port: int, make: Callable[[], Service]) -> int:
     told = asyncio.Event()
-    _listen_for_signals(told)
+    listen_for_end(told)
     logs.handle_loop_errors(asyncio.get_running_loop())
     runtime = Runtime(name, settings, rpc_port)
     service = make()
@@ -142,6 +155,7 @@ async def _live(name: str, settings: ServiceSettings, rpc_port: int, make: Calla
     # what lives now lives as long as the process: the collector need not look at it again
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_COLLECTOR_THRESHOLDS)
     log.info(f"{name} ready", extra={"instance_id": runtime.instance_id, "rpc_port": runtime.rpc_port, **shown})
     await told.wait()
     log.info(f"{name} drains", extra={"grace_s": settings.grace_s})
@@ -155,15 +169,3 @@ async def _live(name: str, settings: ServiceSettings, rpc_port: int, make: Calla
     await service.stop()
     log.info(f"{name} stopped")
     return 0
-
-
-def _listen_for_signals(told: asyncio.Event) -> None:
-    def on_signal(number: int) -> None:
-        if told.is_set():
-            print(f"second signal {number}: exiting at once", file=sys.stderr)  # noqa: T201 - logging may hang
-            os._exit(128 + number)
-        told.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)

@@ -6,6 +6,7 @@ A knob is set by its environment variable, or by the option of the same name on 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,13 @@ from typing import Any, Self, TypeVar
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from cloacina.rpc.options import Tls
+from cloacina.rpc.options import Tls, TlsError
+from cloacina.runtime.rpc_token import token_file
 
+SHORTEST_TOKEN = 16
+"""Characters of a token between services: whoever guesses it may call them all."""
+
+_TOKEN = re.compile(r"[!-~]([ -~]*[!-~])?\Z")  # what gRPC metadata carries unchanged
 _PREFIX = "CLOACINA_"
 _Settings = TypeVar("_Settings", bound="ServiceSettings")
 
@@ -28,11 +34,14 @@ class ServiceSettings(BaseSettings):
     home: Path = Field(Path("~/.cloacina"), description="folder of databases, logs, caches and keys")
     host: str = Field("127.0.0.1", description="address to listen on")
     database_url: str = Field(
-        "", description="sqlite:///absolute/path.db; empty for a file of the service's own in the home folder"
+        "",
+        description="postgresql://user:password@host:5432/database; empty for SQLite files in the home folder",
+        repr=False,
     )
     rpc_token: str = Field(
         "",
-        description="token that services show each other; empty for the one in <home>/rpc-token, if there is one",
+        description="token that services show each other, 16 characters or more; empty for the one in "
+        "<home>/rpc-token, which the first service to start makes",
         repr=False,
     )
     tls_cert: Path | None = Field(None, description="PEM certificate of this process, for mTLS between services")
@@ -54,7 +63,21 @@ class ServiceSettings(BaseSettings):
         given = [self.tls_cert is not None, self.tls_key is not None, self.tls_ca is not None]
         if any(given) and not all(given):
             raise ValueError("CLOACINA_TLS_CERT, CLOACINA_TLS_KEY and CLOACINA_TLS_CA are set together or not at all")
+        if self.tls is not None:
+            try:
+                self.tls.check()
+            except TlsError as error:
+                raise ValueError(error.message) from None
         return self
+
+    @field_validator("rpc_token")
+    @classmethod
+    def _usable_token(cls, token: str) -> str:
+        if token and not (_TOKEN.match(token) and len(token) >= SHORTEST_TOKEN):
+            raise ValueError(
+                f"it must be {SHORTEST_TOKEN} characters of printable ASCII or more, without a space at either end"
+            )
+        return token
 
     @property
     def tls(self) -> Tls | None:
@@ -69,13 +92,28 @@ class ServiceSettings(BaseSettings):
         if self.rpc_token:
             return self.rpc_token
         try:
-            return (self.home / "rpc-token").read_text().strip() or None
+            return token_file(self.home).read_text().strip() or None
         except OSError:
             return None
+
+    @field_validator("database_url")
+    @classmethod
+    def _only_postgresql(cls, url: str) -> str:
+        if url and not url.startswith(("postgresql://", "postgres://")):
+            raise ValueError("it must be postgresql://…; for SQLite leave it empty and set CLOACINA_HOME to a folder")
+        return url
 
     def store_url(self, name: str) -> str:
         """The database URL, or that of ``<home>/<name>.db``."""
         return self.database_url or f"sqlite://{self.home / f'{name}.db'}"
+
+    @property
+    def shown_database(self) -> str:
+        """Where the data is, for logs: without user, password and parameters."""
+        if not self.database_url:
+            return f"sqlite in {self.home}"
+        address = self.database_url.split("://", 1)[1].split("?", 1)[0]
+        return f"postgresql at {address.rsplit('@', 1)[-1]}"
 
     def make_home(self) -> None:
         """Creates the home folder, for its owner only."""
@@ -102,15 +140,19 @@ def settings_from(kind: type[_Settings], arguments: Sequence[str], program: str)
         return kind(_cli_settings_source=source)  # type: ignore[call-arg]
     except ValidationError as error:
         for problem in error.errors():
-            print(_explain(problem), file=sys.stderr)  # noqa: T201 - before logging is configured
+            print(_explain(problem, kind), file=sys.stderr)  # noqa: T201 - before logging is configured
     except SettingsError as error:
         print(f"{program}: {error}", file=sys.stderr)  # noqa: T201
     sys.exit(2)
 
 
-def _explain(problem: Any) -> str:
+def _explain(problem: Any, kind: type[ServiceSettings]) -> str:
     if not problem["loc"]:
-        return str(problem["msg"])
-    variable = _PREFIX + str(problem["loc"][0]).upper()
+        return str(problem["msg"]).removeprefix("Value error, ")
+    name = str(problem["loc"][0])
+    variable = _PREFIX + name.upper()
+    field = kind.model_fields.get(name.lower())
+    if field is not None and not field.repr:  # a secret, or something with one in it
+        return f"{variable} is not valid: {problem['msg']}"
     given = os.environ.get(variable, problem.get("input"))
     return f"{variable}={given!r} is not valid: {problem['msg']}. Set it to a valid value, or unset it for the default."

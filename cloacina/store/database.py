@@ -7,6 +7,7 @@ and of the machine.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,11 @@ from cloacina.telemetry.metrics import StoreMetrics
 
 
 class StoreUnavailable(Unavailable):
-    """The database cannot be read or written now; nothing of the transaction happened."""
+    """The database cannot be read or written now.
+
+    Nothing of the transaction happened, unless the message says that this is not known: the connection was lost during
+    the commit. What is stored tells, once it can be read again.
+    """
 
     default_code = "unavailable"
 
@@ -52,7 +57,13 @@ class Statement:
 
 
 class Database(Protocol):
-    """One store's database."""
+    """One store's database.
+
+    Args:
+        system: the kind of database, as OpenTelemetry's ``db.system.name``.
+    """
+
+    system: str
 
     async def open(self) -> None:
         """Connects and brings the schema up to date.
@@ -64,12 +75,22 @@ class Database(Protocol):
     async def close(self) -> None:
         """Ends every connection."""
 
-    async def fetch(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    async def fetch(self, query: str, *parameters: Any, tenant: str | None = None) -> list[tuple[Any, ...]]:
         """Runs a named query and returns its rows; it sees every write that has returned.
+
+        Args:
+            query: its name.
+            parameters: in the order of the query's ``?``.
+            tenant: whose rows it may see, whatever it asks for, where the database can hold it to that (PostgreSQL's
+                row-level security); ``None`` for everybody's.
 
         Raises:
             StoreUnavailable: the database cannot be read.
         """
+
+    def data_version(self) -> int | None:
+        """A number that changes with every commit, whichever process makes it, where it costs next to nothing to tell;
+        ``None`` where it does not."""
 
     async def write(self, statements: Sequence[Statement]) -> None:
         """Runs the statements, in order, in one durable transaction.
@@ -84,53 +105,107 @@ class Database(Protocol):
 class Schema:
     """A store's queries and migrations, read from ``sql/<store>/``.
 
+    The files are written for SQLite. Where another database needs other words, ``queries.<dialect>.sql`` overrides
+    queries by name, and ``migrations/<name>.<dialect>.sql`` takes the place of ``migrations/<name>.sql``.
+
     Args:
         store: its name.
         queries: SQL by name.
         migrations: scripts in order; the version of the schema is how many of them ran.
+        by_arrays: names of the queries that take all rows at once, one array a column.
     """
 
     store: str
     queries: Mapping[str, str]
     migrations: Sequence[str]
+    by_arrays: frozenset[str] = frozenset()
 
     @classmethod
-    def load(cls, store: str) -> Schema:
-        """Reads the files that ship with the package."""
+    def load(cls, store: str, dialect: str = "sqlite") -> Schema:
+        """Reads the files that ship with the package.
+
+        Args:
+            store: "scheduler", "registry" or "identity".
+            dialect: "sqlite" or "postgres"; the latter's parameters are ``$1``, ``$2``, …
+        """
         folder = resources.files("cloacina.store") / "sql" / store
-        scripts = sorted((folder / "migrations").iterdir(), key=lambda file: file.name)
+        files = {file.name: file for file in (*folder.iterdir(), *(folder / "migrations").iterdir())}
+        queries, by_arrays = parse_queries(files["queries.sql"].read_text())
+        if f"queries.{dialect}.sql" in files:
+            overrides, by_arrays = parse_queries(files[f"queries.{dialect}.sql"].read_text())
+            if unknown := overrides.keys() - queries.keys():
+                raise ValueError(f"queries.{dialect}.sql of {store} overrides what there is not: {sorted(unknown)}")
+            queries |= overrides
+        if dialect == "postgres":
+            queries = {name: number_parameters(sql) for name, sql in queries.items()}
+        scripts = sorted(name for name in files if _MIGRATION.fullmatch(name))
         return cls(
             store=store,
-            queries=_parse_queries((folder / "queries.sql").read_text()),
-            migrations=[script.read_text() for script in scripts if script.name.endswith(".sql")],
+            queries=queries,
+            migrations=[
+                files.get(f"{name.removesuffix('.sql')}.{dialect}.sql", files[name]).read_text() for name in scripts
+            ],
+            by_arrays=by_arrays,
         )
 
 
-_NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+_NAME = re.compile(r"^-- name: (\w+)( \(rows as arrays\))?\s*$", re.MULTILINE)
+_MIGRATION = re.compile(r"\d+_\w+\.sql")
+_PARAMETER = re.compile(r"'[^']*'|--[^\n]*|\?")
 
 
-def _parse_queries(text: str) -> dict[str, str]:
+def parse_queries(text: str) -> tuple[dict[str, str], frozenset[str]]:
+    """The queries of a file by name, and the names of those that take their rows as arrays."""
     parts = _NAME.split(text)
-    return {name: body.strip().rstrip(";") for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    queries = {name: body.strip().rstrip(";") for name, body in zip(parts[1::3], parts[3::3], strict=True)}
+    return queries, frozenset(name for name, arrays in zip(parts[1::3], parts[2::3], strict=True) if arrays)
 
 
-def open_database(url: str, store: str, *, metrics: StoreMetrics | None = None, exclusive: bool = False) -> Database:
+def number_parameters(sql: str) -> str:
+    """Writes each parameter ``?`` as ``$1``, ``$2``, …; a question mark in a text or a comment stays."""
+    numbers = itertools.count(1)
+    return _PARAMETER.sub(lambda found: f"${next(numbers)}" if found[0] == "?" else found[0], sql)
+
+
+def open_database(
+    url: str,
+    store: str,
+    *,
+    metrics: StoreMetrics | None = None,
+    exclusive: bool = False,
+    shared_s: float | None = None,
+    schema: str = "",
+) -> Database:
     """The driver for a database URL, not opened yet.
 
     Args:
-        url: ``sqlite:///absolute/path.db``, or ``sqlite://`` for one in memory.
+        url: ``sqlite:///absolute/path.db``, or ``sqlite://`` for one in memory; or
+            ``postgresql://user:password@host:5432/database``, where the store has a schema of its own.
         store: "scheduler", "registry" or "identity".
         metrics: what commits are measured in.
         exclusive: refuse to open while another process has opened it so.
+        shared_s: refuse to open while another process has opened it exclusively; others may share it. For so many
+            seconds, at most, a process that stands still holds what its transaction has locked. A SQLite file serves
+            one process: there it is exclusive.
+        schema: the PostgreSQL schema its tables are in (letters, digits, underscores); empty for the store's own.
 
     Raises:
         StoreStartupError: no driver serves this URL.
     """
-    from cloacina.store.sqlite import SqliteDatabase
+    scheme = url.split("://", 1)[0]
+    if scheme == "sqlite":
+        from cloacina.store.sqlite import SqliteDatabase
 
-    if url.startswith("sqlite://"):
         path = url.removeprefix("sqlite://")
-        return SqliteDatabase(Path(path) if path.strip("/") else None, Schema.load(store), metrics, exclusive)
+        alone = exclusive or shared_s is not None
+        return SqliteDatabase(Path(path) if path.strip("/") else None, Schema.load(store), metrics, alone)
+    if scheme in ("postgresql", "postgres"):
+        from cloacina.store.postgres import PostgresDatabase
+
+        return PostgresDatabase(
+            url, Schema.load(store, "postgres"), metrics, exclusive, named=schema, shared_s=shared_s
+        )
     raise StoreStartupError(
-        f"no driver for the database URL {url.split('://', 1)[0]}://…; use sqlite:///absolute/path.db"
+        f"no driver for the database URL {scheme}://…; use sqlite:///absolute/path.db or "
+        "postgresql://user:password@host:5432/database"
     )

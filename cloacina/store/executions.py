@@ -6,9 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cloacina.store.database import Database, Statement
+from cloacina.store.database import Database, Statement, StoreConflict
+from cloacina.store.owners import Owner, OwnerStore, fence
+from cloacina.store.schedules import FiringRow, ScheduleChange, ScheduleRow
 
 _NO_CURSOR = (2**62, "")
+MOST_COUNTED = 10_000
+"""Executions that are counted for a page: counting a million would take longer than all else."""
 
 
 class DefinitionRow(NamedTuple):
@@ -43,6 +47,13 @@ class ExecutionRow(NamedTuple):
     finished_at: int | None
     cancelling: str | None
     sequence: int
+    priority: int = 0
+    parent_execution_id: str | None = None
+    parent_task: str | None = None
+    parent_claim_id: int | None = None
+    depth: int = 0
+    owner: int = 0
+    """The epoch of its owner; written, and not read again with the rest."""
 
 
 class ExecutionSummary(NamedTuple):
@@ -101,6 +112,7 @@ class TaskRow(NamedTuple):
     started_at: int | None
     finished_at: int | None
     updated_at: int
+    instances: int | None = None
 
 
 class TaskChange(NamedTuple):
@@ -122,6 +134,7 @@ class TaskChange(NamedTuple):
     started_at: int | None
     finished_at: int | None
     updated_at: int
+    instances: int | None
     execution_id: str
     task_index: int
 
@@ -137,9 +150,18 @@ class EventRow(NamedTuple):
     data: str | None
 
 
-class ExecutorRow(NamedTuple):
-    """An executor and its lease."""
+class ExecutionProgress(NamedTuple):
+    """How far an execution is: the number of its last event, and when it ended, if it has."""
 
+    tenant_id: str
+    sequence: int
+    finished_at: int | None
+
+
+class ExecutorRow(NamedTuple):
+    """An executor and its lease with one owner, which its epoch names."""
+
+    owner: int
     executor_id: str
     slots: int
     version: str
@@ -147,9 +169,22 @@ class ExecutorRow(NamedTuple):
     updated_at: int
 
 
+class TaskClaim(NamedTuple):
+    """The last claim of a task, and whose its execution is: an epoch, ``None`` when it has ended."""
+
+    claim_id: int
+    owner: int | None
+
+
 @dataclass(slots=True)
 class Batch:
-    """Everything one group commit writes."""
+    """Everything one group commit writes.
+
+    Args:
+        owner: whose commit it is; nothing is written once that is not current any more.
+        check: look at that even if there is nothing to write.
+        reopened: executions among the changes that had ended, and become the owner's.
+    """
 
     definitions: list[DefinitionRow] = field(default_factory=list)
     executions: list[ExecutionRow] = field(default_factory=list)
@@ -159,20 +194,41 @@ class Batch:
     events: list[EventRow] = field(default_factory=list)
     executors: list[ExecutorRow] = field(default_factory=list)
     executors_gone: list[str] = field(default_factory=list)
+    schedules: list[ScheduleRow] = field(default_factory=list)
+    schedule_changes: list[ScheduleChange] = field(default_factory=list)
+    schedules_gone: list[str] = field(default_factory=list)
+    firings: list[FiringRow] = field(default_factory=list)
+    owner: Owner | None = None
+    check: bool = False
+    reopened: list[str] = field(default_factory=list)
 
     def statements(self) -> list[Statement]:
         """The statements of the transaction; an update must find its row."""
+        epoch = 0 if self.owner is None else self.owner.epoch
         listed = (
             Statement("insert_definition", self.definitions),
             Statement("insert_execution", self.executions),
+            Statement("reopen_execution", [(epoch, each) for each in self.reopened], expect=len(self.reopened)),
             Statement("update_execution", self.execution_changes, expect=len(self.execution_changes)),
             Statement("insert_task", self.tasks),
             Statement("update_task", self.task_changes, expect=len(self.task_changes)),
             Statement("insert_event", self.events),
             Statement("upsert_executor", self.executors),
-            Statement("delete_executor", [(executor_id,) for executor_id in self.executors_gone]),
+            Statement("delete_executor", [(epoch, executor_id) for executor_id in self.executors_gone]),
+            Statement("delete_firings_of_schedule", [(schedule_id,) for schedule_id in self.schedules_gone]),
+            Statement("delete_schedule", [(schedule_id,) for schedule_id in self.schedules_gone]),
+            Statement(
+                "update_schedule",
+                [change.parameters() for change in self.schedule_changes],
+                expect=len(self.schedule_changes),
+            ),
+            Statement("insert_schedule", self.schedules),
+            Statement("insert_firing", self.firings),
         )
-        return [statement for statement in listed if statement.rows]
+        statements = [statement for statement in listed if statement.rows]
+        if self.owner is not None and (statements or self.check):
+            statements.insert(0, fence(self.owner))
+        return statements
 
 
 class LiveExecution(NamedTuple):
@@ -191,28 +247,45 @@ class ExecutionStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.owners = OwnerStore(database)
 
-    async def commit(self, batch: Batch) -> None:
+    @property
+    def system(self) -> str:
+        """The database system, as OpenTelemetry names it."""
+        return self._database.system
+
+    async def commit(self, batch: Batch) -> int:
         """Writes a batch in one durable transaction.
+
+        Returns:
+            The rows it wrote.
 
         Raises:
             StoreUnavailable: nothing was written; the database cannot be now.
             StoreConflict: nothing was written; an idempotency key is taken, or a row is not as expected.
+            OwnershipLost: nothing was written; the batch's owner is none any more.
         """
         statements = batch.statements()
         if statements:
-            await self._database.write(statements)
+            try:
+                await self._database.write(statements)
+            except StoreConflict as conflict:
+                if batch.owner is None:
+                    raise
+                raise await self.owners.explain_conflict(batch.owner, conflict) from conflict
+        return sum(len(statement.rows) for statement in statements if statement.query != "check_owner")
 
-    async def next_epoch(self) -> int:
-        """A number larger than every one given before, over restarts too."""
-        await self._database.write([Statement("raise_epoch", [("claims",)], expect=1)])
-        return int((await self._database.fetch("epoch", "claims"))[0][0])
+    async def load_live(self, owner: int = 0, *, adopted_after: int = -1) -> list[LiveExecution]:
+        """The executions of an owner that have not ended.
 
-    async def load_live(self) -> list[LiveExecution]:
-        """Every execution that has not ended."""
-        executions = [ExecutionRow(*row) for row in await self._database.fetch("live_executions")]
+        Args:
+            owner: its epoch; 0 for those that never had an owner.
+            adopted_after: only those that came with a later adoption than the one of this number.
+        """
+        which = (owner, adopted_after)
+        executions = [ExecutionRow(*row) for row in await self._database.fetch("live_executions", *which)]
         tasks: dict[str, list[TaskRow]] = {execution.execution_id: [] for execution in executions}
-        for row in await self._database.fetch("live_tasks"):
+        for row in await self._database.fetch("live_tasks", *which):
             tasks[row[0]].append(TaskRow(*row))
         return [LiveExecution(execution, tasks[execution.execution_id]) for execution in executions]
 
@@ -227,14 +300,20 @@ class ExecutionStore:
         """Every executor that holds a lease, lapsed or not."""
         return [ExecutorRow(*row) for row in await self._database.fetch("executors")]
 
+    async def load_one(self, tenant_id: str, execution_id: str) -> LiveExecution | None:
+        """One execution of a tenant with its tasks, ended or not."""
+        execution = await self.get_execution(tenant_id, execution_id)
+        return execution and LiveExecution(execution, await self.list_tasks(tenant_id, execution_id))
+
     async def get_execution(self, tenant_id: str, execution_id: str) -> ExecutionRow | None:
         """One execution of a tenant."""
-        rows = await self._database.fetch("execution", execution_id, tenant_id)
+        rows = await self._database.fetch("execution", execution_id, tenant_id, tenant=tenant_id)
         return ExecutionRow(*rows[0]) if rows else None
 
     async def find_by_idempotency_key(self, tenant_id: str, workflow_name: str, key: str) -> str | None:
         """The id of the execution started under this key."""
-        rows = await self._database.fetch("execution_by_key", tenant_id, workflow_name, key)
+        named = (tenant_id, workflow_name, key)
+        rows = await self._database.fetch("execution_by_key", *named, *named)
         return str(rows[0][0]) if rows else None
 
     async def list_executions(
@@ -247,7 +326,7 @@ class ExecutionStore:
         offset: int = 0,
         before: tuple[int, str] | None = None,
     ) -> tuple[list[ExecutionSummary], int]:
-        """A page of executions, newest first, and how many match in all.
+        """A page of executions, newest first, and how many match, counted up to `MOST_COUNTED`.
 
         Args:
             tenant_id: whose.
@@ -255,21 +334,60 @@ class ExecutionStore:
             limit, offset: which rows.
             before: (created_at, execution_id) of the last row of the page before.
         """
-        filters = (tenant_id, status, status, workflow_name, workflow_name)
-        rows = await self._database.fetch("list_executions", *filters, *(before or _NO_CURSOR), limit, offset)
-        total = await self._database.fetch("count_executions", *filters)
+        which, filters = _matching(tenant_id, status, workflow_name)
+        page = (*filters, *(before or _NO_CURSOR), limit, offset)
+        rows = await self._database.fetch(f"list_{which}", *page, tenant=tenant_id)
+        total = await self._database.fetch(f"count_{which}", *filters, MOST_COUNTED, tenant=tenant_id)
         return [ExecutionSummary(*row) for row in rows], int(total[0][0])
 
     async def list_tasks(self, tenant_id: str, execution_id: str) -> list[TaskRow]:
         """The tasks of an execution, in topological order."""
-        return [TaskRow(*row) for row in await self._database.fetch("list_tasks", execution_id, tenant_id)]
+        return [
+            TaskRow(*row) for row in await self._database.fetch("list_tasks", execution_id, tenant_id, tenant=tenant_id)
+        ]
 
     async def list_events(self, tenant_id: str, execution_id: str, *, after: int, limit: int) -> list[EventRow]:
         """The events of an execution after a sequence number, oldest first."""
-        rows = await self._database.fetch("list_events", execution_id, tenant_id, after, limit)
+        rows = await self._database.fetch("list_events", execution_id, tenant_id, after, limit, tenant=tenant_id)
         return [EventRow(*row) for row in rows]
 
-    async def task_claim(self, execution_id: str, task_name: str) -> int | None:
-        """The last claim of a task."""
+    async def progress(self, tenant_id: str, execution_id: str) -> ExecutionProgress | None:
+        """How far an execution of a tenant is; of any tenant with an empty `tenant_id`."""
+        rows = await self._database.fetch("execution_progress", execution_id, tenant_id, tenant_id)
+        return ExecutionProgress(*rows[0]) if rows else None
+
+    async def list_by_request(self, request_id: str, tenant_id: str, limit: int) -> list[ExecutionSummary]:
+        """The executions that a request began, oldest first; those of all tenants with an empty `tenant_id`."""
+        rows = await self._database.fetch(
+            "executions_of_request", request_id, tenant_id, tenant_id, limit, tenant=tenant_id or None
+        )
+        return [ExecutionSummary(*row) for row in rows]
+
+    async def latest_waits(self, execution_id: str) -> dict[tuple[str, str], int]:
+        """When the execution was paused or began to be cancelled, and tasks of it were deferred, to be tried again or
+        reset, last: by (event type, task), the task "" for the whole execution."""
+        rows = await self._database.fetch("latest_waits", execution_id)
+        return {(str(row[0]), str(row[1])): int(row[2]) for row in rows}
+
+    async def task_claim(self, execution_id: str, task_name: str) -> TaskClaim | None:
+        """The last claim of a task; ``None`` when there is no such task."""
         rows = await self._database.fetch("task_claim", execution_id, task_name)
-        return int(rows[0][0]) if rows else None
+        if not rows:
+            return None
+        claim_id, owner, finished_at = rows[0]
+        return TaskClaim(int(claim_id), int(owner) if finished_at is None else None)
+
+    async def is_held(self, execution_id: str, claim_id: int) -> bool:
+        """Whether a claim is the current one of a task that runs, whoever owns the execution."""
+        return bool(await self._database.fetch("held_claim", execution_id, claim_id))
+
+
+def _matching(tenant_id: str, status: str, workflow_name: str) -> tuple[str, tuple[str, ...]]:
+    """Which executions match: the end of the names of the two queries whose index finds them, and their parameters."""
+    if status in ("Failed", "Cancelled"):
+        return "executions_ended_badly", (tenant_id, status, workflow_name, workflow_name)
+    if status in ("Pending", "Running", "Paused"):
+        return "unfinished_executions", (tenant_id, status, workflow_name, workflow_name)
+    if workflow_name:
+        return "executions_of_workflow", (tenant_id, workflow_name, status, status)
+    return "executions", (tenant_id, status, status)

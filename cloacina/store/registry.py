@@ -12,7 +12,11 @@ PART_BYTES = 1 << 20
 
 
 class PackageRow(NamedTuple):
-    """One version of a package. `contents` is JSON: what inspecting it found. Times are microseconds."""
+    """One version of a package. `contents` is JSON: what inspecting it found. Times are microseconds.
+
+    `signed_by` is the id of the key that its signature names, empty where it has none; `signature_verified` is 1 where
+    the tenant trusted that key when the package came, and the key did make the signature.
+    """
 
     package_id: str
     tenant_id: str
@@ -27,6 +31,8 @@ class PackageRow(NamedTuple):
     contents: str
     created_at: int
     deleted_at: int | None = None
+    signed_by: str = ""
+    signature_verified: int = 0
 
 
 class RegistryStore:
@@ -65,6 +71,22 @@ class RegistryStore:
     async def packages(self) -> list[PackageRow]:
         """Every package that is not deleted, oldest first."""
         return [PackageRow(*row) for row in await self._database.fetch("packages")]
+
+    async def package_contents(self, package_id: str) -> tuple[str, str, str] | None:
+        """Tenant, workflow and contents of a package, also when it was deleted; ``None`` when there never was one."""
+        rows = await self._database.fetch("package_contents", package_id)
+        return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+
+    async def set_paused(self, tenant_id: str, workflow_name: str, at: int | None) -> None:
+        """Notes that a workflow is paused, since `at` (microseconds), or with ``None`` that it is not."""
+        if at is None:
+            await self._database.write([Statement("resume_workflow", [(tenant_id, workflow_name)])])
+        else:
+            await self._database.write([Statement("pause_workflow", [(tenant_id, workflow_name, at)])])
+
+    async def paused(self) -> list[tuple[str, str]]:
+        """Tenant and name of every workflow that is paused."""
+        return [(str(tenant_id), str(name)) for tenant_id, name in await self._database.fetch("paused_workflows")]
 
     async def read_artifact(self, digest: str) -> AsyncIterator[bytes]:
         """The parts of an archive; none when there is no such archive."""

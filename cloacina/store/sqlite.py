@@ -87,6 +87,8 @@ class SqliteDatabase:
         exclusive: hold a lock that makes a second process refuse to open it.
     """
 
+    system = "sqlite"
+
     def __init__(
         self, path: Path | None, schema: Schema, metrics: StoreMetrics | None = None, exclusive: bool = False
     ) -> None:
@@ -98,12 +100,17 @@ class SqliteDatabase:
         self._writer: _Worker | None = None
         self._readers: list[_Worker] = []
         self._turn = 0
+        self._observer: sqlite3.Connection | None = None
+        """Never writes: so the commits of this process are another's to it, and it sees those as well."""
 
     async def open(self) -> None:
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if self._exclusive:
-                self._lock = _take_lock(self._path)
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if self._exclusive:
+                    self._lock = _take_lock(self._path)
+            except OSError as error:
+                raise StoreStartupError(f"cannot open the {self._schema.store} store {self._path}: {error}") from error
         self._writer = _Worker(f"{self._schema.store} writer", self._connect)
         try:
             await self._writer.call(self._migrate)
@@ -117,14 +124,18 @@ class SqliteDatabase:
         self._readers = [_Worker(f"{self._schema.store} reader {n}", self._connect) for n in range(readers)]
 
     async def close(self) -> None:
-        for worker in (*self._readers, *([self._writer] if self._writer else [])):
+        workers = (*self._readers, *([self._writer] if self._writer else []))
+        self._writer, self._readers = None, []  # first, so that nothing is asked of a thread that has ended
+        for worker in workers:
             await asyncio.get_running_loop().run_in_executor(None, worker.close)
-        self._writer, self._readers = None, []
+        if self._observer is not None:
+            self._observer.close()
+            self._observer = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    async def fetch(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    async def fetch(self, query: str, *parameters: Any, tenant: str | None = None) -> list[tuple[Any, ...]]:
         sql = self._schema.queries[query]
         self._turn += 1
         worker = self._readers[self._turn % len(self._readers)] if self._readers else self._opened()
@@ -133,6 +144,18 @@ class SqliteDatabase:
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
 
+    def data_version(self) -> int | None:
+        """Asked of the shared memory of the write-ahead log, on the caller's thread: it takes microseconds."""
+        if self._path is None or self._writer is None:
+            return None
+        try:
+            if self._observer is None:
+                self._observer = sqlite3.connect(self._path, timeout=0, isolation_level=None)
+            version: int = self._observer.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error:
+            return None
+        return version
+
     async def write(self, statements: Sequence[Statement]) -> None:
         began = time.perf_counter()
         rows = sum(len(statement.rows) for statement in statements)
@@ -140,7 +163,7 @@ class SqliteDatabase:
             "store commit",
             kind="client",
             attributes={
-                "db.system.name": "sqlite",
+                "db.system.name": self.system,
                 "db.namespace": self._schema.store,
                 "db.operation.batch.size": rows,
             },
@@ -225,7 +248,7 @@ def _take_lock(path: Path) -> int:
         os.close(lock)
         raise StoreStartupError(
             f"{path} is in use by process {holder}: a SQLite store serves one process. Stop that process, or use "
-            "another CLOACINA_HOME"
+            "another CLOACINA_HOME; for several schedulers set CLOACINA_DATABASE_URL=postgresql://…"
         ) from None
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import functools
 import logging
 import os
 import sys
@@ -28,12 +30,22 @@ _LEVEL_NAMES = {TRACE: "TRACE", logging.DEBUG: "DEBUG", logging.INFO: "INFO", lo
 _COLOURS = {"TRACE": "35", "DEBUG": "34", "INFO": "32", "WARN": "33", "ERROR": "31"}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _RESERVED = frozenset(("timestamp", "level", "target", "message", "service", "trace_id", "span_id", "exception"))
-_QUIET = {"aiohttp.access": OFF, "grpc": logging.WARNING, "asyncio": logging.WARNING, "opentelemetry": logging.ERROR}
+_NOT_FOREIGN = _STANDARD | set(scope.SCOPE_FIELDS)
+_QUIET = {
+    "aiohttp.access": OFF,
+    "grpc": logging.WARNING,
+    "asyncio": logging.WARNING,
+    "opentelemetry": logging.ERROR,
+    "watchfiles": logging.WARNING,
+}
+_LOOK_EVERY_S = 1.0
+_RETRY_AFTER_S = 1.0
 _log = logging.getLogger(__name__)
 logging.addLevelName(TRACE, "TRACE")
 logging.addLevelName(logging.WARNING, "WARN")
 
 
+@functools.cache
 def level_name(level: int) -> str:
     """The wire name of a stdlib level: TRACE, DEBUG, INFO, WARN or ERROR."""
     if level >= logging.ERROR:
@@ -68,9 +80,13 @@ def _entry(record: logging.LogRecord, service: str, clock: _Clock) -> dict[str, 
         "service": service,
     }
     now: scope.Scope = extra.pop("_scope", None) or scope.current()
+    request_id = extra.pop("request_id", None)
     if now.request_id is not None:
-        entry["request_id"] = now.request_id
+        request_id = now.request_id
+    if request_id is not None:
+        entry["request_id"] = request_id
     trace = extra.pop("_trace", None) or tracing.current_ids()
+    exception = extra.pop("_exception", None) or record.exc_text
     if trace is not None:
         entry["trace_id"], entry["span_id"] = trace
     for name in scope.SCOPE_FIELDS[1:]:
@@ -81,14 +97,24 @@ def _entry(record: logging.LogRecord, service: str, clock: _Clock) -> dict[str, 
         if value is not None:
             entry[name] = value
     if "error" in extra:
-        entry["error"] = extra.pop("error")
+        entry["error"] = str(extra.pop("error"))
     for key, value in extra.items():
-        entry.setdefault(key, value)
+        entry.setdefault(key, _flat(value) if isinstance(value, dict | list | tuple | set | frozenset) else value)
     if record.exc_info and record.exc_info[1] is not None:
         entry["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
-    elif record.exc_text:
-        entry["exception"] = record.exc_text
+    elif exception:
+        entry["exception"] = exception
     return entry
+
+
+def _flat(value: object) -> object:
+    """Keys are flat: a list of plain values stays one, anything deeper becomes its JSON as text."""
+    if isinstance(value, list | tuple) and all(isinstance(each, str | int | float | None) for each in value):
+        return value
+    try:
+        return orjson.dumps(value, default=_text, option=orjson.OPT_NON_STR_KEYS).decode()
+    except orjson.JSONEncodeError:
+        return str(value)
 
 
 def _text(value: object) -> str:
@@ -114,7 +140,7 @@ class _DailyFile:
     """Today's file of a family, opened for appending; a new one after midnight UTC.
 
     When it cannot be written (no room, no permission), lines go nowhere but to stderr, said once; the next line that
-    can be written ends that.
+    can be written ends that. A file that was removed under its writers is made again.
     """
 
     def __init__(self, folder: Path, family: str, retention_days: int) -> None:
@@ -125,6 +151,7 @@ class _DailyFile:
         self._file = -1
         self._broken = False
         self._retry_at = 0.0
+        self._looked_at = 0.0
         self._lock = threading.Lock()
 
     def write(self, line: bytes, at: float) -> OSError | None:
@@ -133,12 +160,14 @@ class _DailyFile:
             try:
                 day = int(at // 86400)
                 if day != self._day and (self._file < 0 or day > self._day):
-                    if self._broken and at < self._retry_at:
+                    if self._broken and time.monotonic() < self._retry_at:
                         return None
                     self._open(day)
+                elif time.monotonic() - self._looked_at > _LOOK_EVERY_S:
+                    self._look()
                 self._append(line)
             except OSError as error:
-                return self._break(error, at)
+                return self._break(error)
             self._broken = False
             return None
 
@@ -150,46 +179,70 @@ class _DailyFile:
 
     def _append(self, line: bytes) -> None:
         written = os.write(self._file, line)
-        if written < len(line):  # the disk filled up in mid-line: end the torn line so that the next one is whole
-            with contextlib.suppress(OSError):
-                os.write(self._file, b"\n")
+        if written < len(line):
+            self._blank(written)
             raise OSError("no space left for the whole line")
 
-    def _break(self, error: OSError, at: float) -> OSError | None:
+    def _blank(self, written: int) -> None:
+        """The disk filled up in mid-line: makes what is there of the line an empty one, so that no reader meets half a
+        line, nor another process' line behind it. This needs no room.
+        """
+        flags = fcntl.fcntl(self._file, fcntl.F_GETFL)
+        begin = os.lseek(self._file, 0, os.SEEK_CUR) - written
+        fcntl.fcntl(self._file, fcntl.F_SETFL, flags & ~os.O_APPEND)
+        try:
+            os.pwrite(self._file, b" " * (written - 1) + b"\n", begin)
+        finally:
+            fcntl.fcntl(self._file, fcntl.F_SETFL, flags)
+
+    def _look(self) -> None:
+        """Whether the file still has its name, and the symlink leads to it."""
+        self._looked_at = time.monotonic()
+        if os.fstat(self._file).st_nlink == 0:
+            self._open(self._day)
+        else:
+            self._point_link_at(self._name_of(self._day))
+
+    def _name_of(self, day: int) -> str:
+        return f"{self._family}.{datetime.fromtimestamp(day * 86400, UTC).date().isoformat()}.log"
+
+    def _break(self, error: OSError) -> OSError | None:
         first, self._broken = not self._broken, True
         if self._file >= 0:
             os.close(self._file)
-        self._file, self._day, self._retry_at = -1, -1, at + 1.0
+        self._file, self._day, self._retry_at = -1, -1, time.monotonic() + _RETRY_AFTER_S
         return error if first else None
 
     def _open(self, day: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        date = datetime.fromtimestamp(day * 86400, UTC).date().isoformat()
-        name = f"{self._family}.{date}.log"
+        name = self._name_of(day)
         opened = os.open(self._folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if self._file >= 0:
             os.close(self._file)
-        self._file, self._day = opened, day
+        self._file, self._day, self._looked_at = opened, day, time.monotonic()
         self._point_link_at(name)
         self._remove_old(day)
 
     def _point_link_at(self, name: str) -> None:
+        """Leads the symlink to the file, never back to an older one. Where there is no room for that, the next look
+        does it: lines are not lost for it.
+        """
         link = self._folder / f"{self._family}.log"
         with contextlib.suppress(OSError):
             if os.readlink(link) >= name:
                 return
         fresh = self._folder / f".{self._family}.{os.getpid()}.link"
-        with contextlib.suppress(FileNotFoundError):
-            fresh.unlink()
-        fresh.symlink_to(name)
-        fresh.replace(link)
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(name)
+            fresh.replace(link)
 
     def _remove_old(self, day: int) -> None:
         if self._retention_days == 0:
             return
-        oldest = datetime.fromtimestamp((day - self._retention_days) * 86400, UTC).date().isoformat()
+        oldest = self._name_of(day - self._retention_days)
         for file in self._folder.glob(f"{self._family}.????-??-??.log"):
-            if file.name < f"{self._family}.{oldest}.log":
+            if file.name < oldest:
                 with contextlib.suppress(OSError):
                     file.unlink()
 
@@ -230,8 +283,8 @@ class _Output(logging.Handler):
     def _say(self, entry: Mapping[str, Any]) -> None:
         level = entry["level"]
         shown = f"\x1b[{_COLOURS[level]}m{level:>5}\x1b[0m" if self._colour else f"{level:>5}"
-        fields = " ".join(f"{key}={_shown(value)}" for key, value in entry.items() if key not in _IN_PLACE)
-        line = f"{entry['timestamp']} {shown} {entry['target']}: {_visible(entry['message'])}"
+        fields = " ".join(f"{_visible(key)}={_shown(value)}" for key, value in entry.items() if key not in _IN_PLACE)
+        line = f"{entry['timestamp']} {shown} {_visible(entry['target'])}: {_visible(entry['message'])}"
         if fields:
             line += f" {fields}"
         if "exception" in entry:
@@ -256,11 +309,12 @@ def configure(
     family: str = "cloacina-server",
     verbose: bool = False,
     retention_days: int = 14,
+    level: int = logging.INFO,
     stream: TextIO | None = None,
 ) -> None:
     """Installs both outputs on the root logger, and the levels.
 
-    Levels come from ``CLOACINA_LOG``, else ``RUST_LOG``, else ``info``; `verbose` raises the level of whatever no
+    Levels come from ``CLOACINA_LOG``, else ``RUST_LOG``, else `level`; `verbose` raises the level of whatever no
     directive names to debug.
 
     Args:
@@ -269,10 +323,11 @@ def configure(
         family: "cloacina-server", or "cloacina" for the daemon.
         verbose: see above.
         retention_days: days of files that are kept; 0 keeps all.
+        level: of whatever no directive names.
         stream: where the human lines go; stderr by default.
     """
     text = os.environ.get("CLOACINA_LOG") or os.environ.get("RUST_LOG") or ""
-    directives = parse_directives(text, logging.DEBUG if verbose else logging.INFO)
+    directives = parse_directives(text, logging.DEBUG if verbose else level)
     shutdown()
     root = logging.getLogger()
     root.addHandler(_Output(service, _DailyFile(home / "logs", family, retention_days), stream or sys.stderr))
@@ -290,8 +345,9 @@ def _set_levels(root: logging.Logger, directives: Directives) -> None:
     ]:
         logging.getLogger(name).setLevel(logging.NOTSET)
     root.setLevel(directives.root)
-    for target, level in {**_QUIET, **directives.targets}.items():
-        logging.getLogger(target).setLevel(max(level, directives.root) if target in _QUIET else level)
+    quiet = {target: max(level, directives.root) for target, level in _QUIET.items()}
+    for target, level in {**quiet, **directives.targets}.items():
+        logging.getLogger(target).setLevel(level)
 
 
 def shutdown() -> None:
@@ -322,7 +378,7 @@ def emit_foreign(
         message: its text.
         about: the ids it carries.
         exception: traceback, if any.
-        fields: further fields.
+        fields: further fields; the ids are those of `about` whatever these say.
         trace: trace id and span id, hex.
     """
     logger = logging.getLogger(target.split(".", 1)[0])  # a logger per task name would never be freed
@@ -331,7 +387,7 @@ def emit_foreign(
     record = logging.LogRecord(target, level, "", 0, message, None, None)
     record.created = created
     record.exc_text = exception
-    record.__dict__.update({key: value for key, value in (fields or {}).items() if key not in _STANDARD})
+    record.__dict__.update({key: value for key, value in (fields or {}).items() if key not in _NOT_FOREIGN})
     record.__dict__["_scope"] = about
     if trace is not None:
         record.__dict__["_trace"] = trace

@@ -15,6 +15,8 @@ from prometheus_client import (
 )
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from cloacina.telemetry import tracing
+
 _RPC_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _COMMIT_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _BATCH_ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
@@ -38,6 +40,12 @@ def create_registry(service: str, version: str) -> CollectorRegistry:
         "cloacina_build_info", "Always 1; the labels say what runs.", ["version", "service"], registry=registry
     )
     build.labels(version, service).set(1)
+    dropped = Counter(
+        "cloacina_trace_spans_dropped_total",
+        "Spans that were not exported: the collector was away or too slow.",
+        registry=registry,
+    )
+    tracing.count_dropped_in(dropped.inc)
     return registry
 
 

@@ -7,12 +7,8 @@ and never a request.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import queue
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -23,14 +19,9 @@ from cloacina.telemetry import scope
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-    from opentelemetry.sdk.trace.export import SpanExporter
 
-log = logging.getLogger(__name__)
+    from cloacina.telemetry.span_export import Losses, SpanQueue
 
-_QUEUE_SPANS = 8192
-_BATCH_SPANS = 512
-_EXPORT_EVERY_MS = 500
-_EXPORT_DEADLINE_S = 5
 _SCOPE_ATTRIBUTES = {
     "request_id": "request_id",
     **{name: f"cloacina.{name}" for name in scope.SCOPE_FIELDS if name != "request_id"},
@@ -50,6 +41,9 @@ class Span(Protocol):
     def fail(self, error: BaseException | str) -> None:
         """Sets the status to error, and records the exception."""
 
+    def link(self, traceparent: str) -> None:
+        """Adds a link to a span that it has to do with but is no part of; what is no traceparent adds none."""
+
     def end(self) -> None:
         """Ends it. A second call changes nothing."""
 
@@ -64,6 +58,9 @@ class _NoSpan:
         pass
 
     def fail(self, error: BaseException | str) -> None:
+        pass
+
+    def link(self, traceparent: str) -> None:
         pass
 
     def end(self) -> None:
@@ -84,7 +81,9 @@ class _State:
 
     tracer: Any = None
     provider: Any = None
-    exporter: _CountingExporter | None = None
+    queue: SpanQueue | None = None
+    losses: Losses | None = None
+    count_dropped: Callable[[float], None] = staticmethod(lambda spans: None)
 
 
 class _RealSpan:
@@ -107,6 +106,9 @@ class _RealSpan:
         if isinstance(error, BaseException):
             self._span.record_exception(error)
         self._span.set_status(Status(StatusCode.ERROR, str(error)))
+
+    def link(self, traceparent: str) -> None:
+        _link(self._span, traceparent)
 
     def end(self) -> None:
         self._span.end()
@@ -149,17 +151,11 @@ def configure(service: str) -> bool:
     """
     if not wanted():
         return False
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from cloacina.telemetry.span_export import Losses, SpanQueue
 
-    _State.exporter = _CountingExporter(OTLPSpanExporter(timeout=_EXPORT_DEADLINE_S))
-    processor = BatchSpanProcessor(
-        _State.exporter.as_exporter(),
-        max_queue_size=_QUEUE_SPANS,
-        max_export_batch_size=_BATCH_SPANS,
-        schedule_delay_millis=_EXPORT_EVERY_MS,
-    )
-    _install(service, processor)
+    _State.losses = Losses(_count_dropped)
+    _State.queue = SpanQueue(_State.losses)
+    _install(service, _State.queue)
     return True
 
 
@@ -204,7 +200,7 @@ def _install(service: str, processor: SpanProcessor) -> None:
 
 def shutdown(timeout_s: float = 5.0) -> None:
     """Exports what is queued, for at most `timeout_s` seconds, and turns tracing off."""
-    provider, _State.tracer, _State.provider = _State.provider, None, None
+    provider, _State.tracer, _State.provider, _State.queue = _State.provider, None, None, None
     if provider is None:
         return
     flusher = threading.Thread(target=provider.shutdown, daemon=True, name="flush spans")
@@ -212,9 +208,29 @@ def shutdown(timeout_s: float = 5.0) -> None:
     flusher.join(timeout_s)
 
 
+def count_dropped_in(count: Callable[[float], None]) -> None:
+    """Has `count` called with the number of spans whenever some are dropped."""
+    _State.count_dropped = count
+
+
+def _count_dropped(spans: float) -> None:
+    """Who counts is named after tracing is turned on: it is asked for each time."""
+    _State.count_dropped(spans)
+
+
 def dropped_spans() -> int:
     """Spans that could not be exported since the start."""
-    return 0 if _State.exporter is None else _State.exporter.dropped
+    return 0 if _State.losses is None else _State.losses.spans
+
+
+def forward(encoded: bytes) -> None:
+    """Exports a span that a worker process encoded (see `configure_relay`); never waits.
+
+    Args:
+        encoded: an ExportTraceServiceRequest.
+    """
+    if _State.queue is not None:
+        _State.queue.put_encoded(encoded)
 
 
 def span(
@@ -263,16 +279,25 @@ def record_span(
     parent: str,
     kind: str = "internal",
     attributes: Mapping[str, Any] | None = None,
-) -> None:
+    link: str = "",
+) -> str:
     """Adds a span for something that is over.
 
     Args:
         name, kind, attributes: see `span`.
         start_ns, end_ns: nanoseconds since the epoch.
         parent: traceparent of its parent.
+        link: traceparent of a span that it has to do with but is no part of; empty for none.
+
+    Returns:
+        Its traceparent; empty when tracing is off.
     """
-    if _State.tracer is not None:
-        _start(name, kind, parent, attributes, start_ns).end(end_ns)
+    if _State.tracer is None:
+        return ""
+    span = _start(name, kind, parent, attributes, start_ns)
+    _link(span, link)
+    span.end(end_ns)
+    return _format(span.get_span_context())
 
 
 def _start(
@@ -302,6 +327,24 @@ def annotate_current() -> None:
     from opentelemetry.trace import get_current_span
 
     _annotate(get_current_span())
+
+
+def link_current(traceparent: str) -> None:
+    """Links the current span to one of another trace: a request that changes an execution is no part of its trace."""
+    if _State.tracer is None:
+        return
+    from opentelemetry.trace import get_current_span
+
+    _link(get_current_span(), traceparent)
+
+
+def _link(span: Any, traceparent: str) -> None:
+    context = _parse(traceparent)
+    if context is None:
+        return
+    from opentelemetry.trace import get_current_span
+
+    span.add_link(get_current_span(context).get_span_context())
 
 
 def _annotate(span: Any) -> None:
@@ -334,7 +377,11 @@ def current_ids() -> tuple[str, str] | None:
 
 def exemplar(traceparent: str) -> dict[str, str] | None:
     """Exemplar labels of a sampled traceparent; ``None`` for one that no backend will have."""
-    if len(traceparent) != 55 or not traceparent.endswith("1"):
+    try:
+        sampled = len(traceparent) == 55 and int(traceparent[53:], 16) & 1  # a bit among others
+    except ValueError:
+        return None
+    if not sampled:
         return None
     return {"trace_id": traceparent[3:35], "span_id": traceparent[36:52]}
 
@@ -357,98 +404,3 @@ def _parse(traceparent: str | None) -> Any:
 
     context = TraceContextTextMapPropagator().extract({"traceparent": traceparent}, Context())
     return context if context else None
-
-
-class _CountingExporter:
-    """Counts what is lost, and says so at most once a minute."""
-
-    def __init__(self, exporter: SpanExporter) -> None:
-        self._exporter = exporter
-        self._said_at = -60.0
-        self.dropped = 0
-
-    def as_exporter(self) -> SpanExporter:
-        from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-
-        outer = self
-
-        class Counting(SpanExporter):
-            def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-                result = outer._exporter.export(spans)
-                if result is not SpanExportResult.SUCCESS:
-                    outer.lost(len(spans))
-                return result
-
-            def shutdown(self) -> None:
-                outer._exporter.shutdown()
-
-            def force_flush(self, timeout_millis: int = 30_000) -> bool:
-                return outer._exporter.force_flush(timeout_millis)
-
-        return Counting()
-
-    def lost(self, spans: int) -> None:
-        """Notes spans that are gone."""
-        self.dropped += spans
-        now = time.monotonic()
-        if now - self._said_at >= 60:
-            self._said_at = now
-            log.warning("the trace collector cannot be reached; spans are dropped", extra={"dropped": self.dropped})
-
-
-class SpanForwarder:
-    """Exports spans that worker processes encoded. `forward` never waits; what does not fit is dropped and counted."""
-
-    def __init__(self) -> None:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-        self._queue: queue.Queue[bytes | None] = queue.Queue(maxsize=_QUEUE_SPANS)
-        self._exporter = OTLPSpanExporter(timeout=_EXPORT_DEADLINE_S)
-        self._thread = threading.Thread(target=self._run, name="forward spans", daemon=True)
-        self._thread.start()
-
-    def forward(self, encoded: bytes) -> None:
-        """Queues an encoded ExportTraceServiceRequest."""
-        try:
-            self._queue.put_nowait(encoded)
-        except queue.Full:
-            self._lost(1)
-
-    def close(self, timeout_s: float = 5.0) -> None:
-        """Exports what is queued, for at most `timeout_s` seconds."""
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(None)
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-        while (encoded := self._queue.get()) is not None:
-            request = ExportTraceServiceRequest.FromString(encoded)
-            more, ended = 1, False
-            while more < _BATCH_SPANS:
-                try:
-                    further = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if further is None:
-                    ended = True
-                    break
-                request.MergeFromString(further)
-                more += 1
-            self._export(request, more)
-            if ended:
-                return
-
-    def _export(self, request: Any, spans: int) -> None:
-        import grpc
-
-        try:
-            client: Any = self._exporter._client  # the exporter takes SDK spans only; its stub takes encoded ones
-            client.Export(request, metadata=self._exporter._headers, timeout=_EXPORT_DEADLINE_S)
-        except grpc.RpcError:
-            self._lost(spans)
-
-    def _lost(self, spans: int) -> None:
-        if _State.exporter is not None:
-            _State.exporter.lost(spans)

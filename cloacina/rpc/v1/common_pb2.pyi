@@ -65,6 +65,8 @@ class TaskDefinition(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     DOC_WHAT_FIELD_NUMBER: _builtins.int
     DOC_WHY_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    FOR_EACH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Name, unique within the workflow."""
     timeout_ms: _builtins.int
@@ -76,6 +78,10 @@ class TaskDefinition(_message.Message):
     doc_what: _builtins.str
     """The `what:` and `why:` parts of its documentation; may be empty."""
     doc_why: _builtins.str
+    workflow: _builtins.str
+    """Name of the workflow that this task executes in place of code of its own; empty for code."""
+    for_each: _builtins.str
+    """Key of a list in its context: the task runs once for each element. Empty for once."""
     @_builtins.property
     def dependencies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the tasks that must end first, in the author's order, which is the order their contexts are merged in."""
@@ -95,10 +101,12 @@ class TaskDefinition(_message.Message):
         description: _builtins.str = ...,
         doc_what: _builtins.str = ...,
         doc_why: _builtins.str = ...,
+        workflow: _builtins.str = ...,
+        for_each: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retry", b"retry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "description", b"description", "doc_what", b"doc_what", "doc_why", b"doc_why", "id", b"id", "retry", b"retry", "timeout_ms", b"timeout_ms", "trigger_rule", b"trigger_rule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "description", b"description", "doc_what", b"doc_what", "doc_why", b"doc_why", "for_each", b"for_each", "id", b"id", "retry", b"retry", "timeout_ms", b"timeout_ms", "trigger_rule", b"trigger_rule", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -117,6 +125,8 @@ class RetryPolicy(_message.Message):
     MULTIPLIER_FIELD_NUMBER: _builtins.int
     JITTER_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    PATTERNS_FIELD_NUMBER: _builtins.int
     max_attempts: _builtins.int
     """Attempts in all, the first included; at least 1."""
     backoff: _builtins.str
@@ -126,11 +136,17 @@ class RetryPolicy(_message.Message):
     max_delay_ms: _builtins.int
     """No delay is longer than this many milliseconds."""
     multiplier: _builtins.float
-    """Factor between attempts of the exponential backoff."""
+    """Factor of every delay of the linear and exponential backoff."""
     jitter: _builtins.bool
     """Whether delays are spread."""
     condition: _builtins.str
-    """"never", "transient" or "all": which failures are tried again."""
+    """"never", "transient", "all" or "pattern": which failures are tried again."""
+    base: _builtins.float
+    """Factor between attempts of the exponential backoff."""
+    @_builtins.property
+    def patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With "pattern": parts of the error's text."""
+
     def __init__(
         self,
         *,
@@ -141,10 +157,12 @@ class RetryPolicy(_message.Message):
         multiplier: _builtins.float = ...,
         jitter: _builtins.bool = ...,
         condition: _builtins.str = ...,
+        base: _builtins.float = ...,
+        patterns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "condition", b"condition", "delay_ms", b"delay_ms", "jitter", b"jitter", "max_attempts", b"max_attempts", "max_delay_ms", b"max_delay_ms", "multiplier", b"multiplier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff", b"backoff", "base", b"base", "condition", b"condition", "delay_ms", b"delay_ms", "jitter", b"jitter", "max_attempts", b"max_attempts", "max_delay_ms", b"max_delay_ms", "multiplier", b"multiplier", "patterns", b"patterns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -189,6 +207,57 @@ class InputSlot(_message.Message):
 Global___InputSlot: _TypeAlias = InputSlot  # noqa: Y015
 
 @_typing.final
+class TriggerDefinition(_message.Message):
+    """What starts a workflow by itself: a cron schedule, or a function that is polled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WORKFLOW_NAMES_FIELD_NUMBER: _builtins.int
+    CRON_FIELD_NUMBER: _builtins.int
+    TIMEZONE_FIELD_NUMBER: _builtins.int
+    POLL_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    ALLOW_CONCURRENT_FIELD_NUMBER: _builtins.int
+    CATCH_UP_FIELD_NUMBER: _builtins.int
+    CATCH_UP_CAP_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Unique within the tenant."""
+    cron: _builtins.str
+    """A cron expression; empty for a function that is polled."""
+    timezone: _builtins.str
+    """IANA time zone of the cron expression."""
+    poll_interval_ms: _builtins.int
+    """Milliseconds between two polls; 0 with a cron expression."""
+    allow_concurrent: _builtins.bool
+    """Whether it starts a workflow while an execution that it started with the same context is unfinished."""
+    catch_up: _builtins.str
+    """What becomes of missed firings of a cron expression: "skip" or "run_all"; and how many are made up at most."""
+    catch_up_cap: _builtins.int
+    @_builtins.property
+    def workflow_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The workflows it starts; the first is its main one."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        workflow_names: _abc.Iterable[_builtins.str] | None = ...,
+        cron: _builtins.str = ...,
+        timezone: _builtins.str = ...,
+        poll_interval_ms: _builtins.int = ...,
+        allow_concurrent: _builtins.bool = ...,
+        catch_up: _builtins.str = ...,
+        catch_up_cap: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_concurrent", b"allow_concurrent", "catch_up", b"catch_up", "catch_up_cap", b"catch_up_cap", "cron", b"cron", "name", b"name", "poll_interval_ms", b"poll_interval_ms", "timezone", b"timezone", "workflow_names", b"workflow_names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TriggerDefinition: _TypeAlias = TriggerDefinition  # noqa: Y015
+
+@_typing.final
 class WorkflowDefinition(_message.Message):
     """What the scheduler needs to run a workflow, and what an operator sees of it. Immutable: another package version is
     another definition.
@@ -207,6 +276,9 @@ class WorkflowDefinition(_message.Message):
     PARAMS_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    MAX_EXECUTIONS_FIELD_NUMBER: _builtins.int
+    MAX_TASKS_FIELD_NUMBER: _builtins.int
+    TRIGGERS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     workflow_name: _builtins.str
     """The name it is executed by."""
@@ -219,6 +291,9 @@ class WorkflowDefinition(_message.Message):
     description: _builtins.str
     paused: _builtins.bool
     """Whether new executions are refused at present."""
+    max_executions: _builtins.int
+    """Executions of it that may run at once, and tasks of it; 0 for no limit."""
+    max_tasks: _builtins.int
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDefinition]: ...
     @_builtins.property
@@ -226,6 +301,10 @@ class WorkflowDefinition(_message.Message):
     @_builtins.property
     def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the secrets it declares."""
+
+    @_builtins.property
+    def triggers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TriggerDefinition]:
+        """The triggers that its package declares."""
 
     def __init__(
         self,
@@ -241,10 +320,13 @@ class WorkflowDefinition(_message.Message):
         params: _abc.Iterable[Global___InputSlot] | None = ...,
         secrets: _abc.Iterable[_builtins.str] | None = ...,
         paused: _builtins.bool = ...,
+        max_executions: _builtins.int = ...,
+        max_tasks: _builtins.int = ...,
+        triggers: _abc.Iterable[Global___TriggerDefinition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "package_digest", b"package_digest", "package_id", b"package_id", "package_name", b"package_name", "package_version", b"package_version", "params", b"params", "paused", b"paused", "secrets", b"secrets", "tasks", b"tasks", "tenant_id", b"tenant_id", "workflow_name", b"workflow_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "max_executions", b"max_executions", "max_tasks", b"max_tasks", "package_digest", b"package_digest", "package_id", b"package_id", "package_name", b"package_name", "package_version", b"package_version", "params", b"params", "paused", b"paused", "secrets", b"secrets", "tasks", b"tasks", "tenant_id", b"tenant_id", "triggers", b"triggers", "workflow_name", b"workflow_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,47 +20,221 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class SetWorkflowPausedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    name: _builtins.str
+    """Workflow name, or package name."""
+    paused: _builtins.bool
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        paused: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "paused", b"paused", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetWorkflowPausedRequest: _TypeAlias = SetWorkflowPausedRequest  # noqa: Y015
+
+@_typing.final
+class SetWorkflowPausedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PACKAGE_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_NAME_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    package_id: _builtins.str
+    """The newest package version that holds the workflow."""
+    workflow_name: _builtins.str
+    """The workflow's own name, also when it was named by its package."""
+    changed: _builtins.bool
+    """Whether this changed anything."""
+    def __init__(
+        self,
+        *,
+        package_id: _builtins.str = ...,
+        workflow_name: _builtins.str = ...,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "package_id", b"package_id", "workflow_name", b"workflow_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetWorkflowPausedResponse: _TypeAlias = SetWorkflowPausedResponse  # noqa: Y015
+
+@_typing.final
+class GetSourceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    name: _builtins.str
+    """Workflow name, package name, or package id."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSourceRequest: _TypeAlias = GetSourceRequest  # noqa: Y015
+
+@_typing.final
+class GetSourceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PACKAGE_ID_FIELD_NUMBER: _builtins.int
+    PACKAGE_NAME_FIELD_NUMBER: _builtins.int
+    WORKFLOW_NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    OMITTED_FIELD_NUMBER: _builtins.int
+    package_id: _builtins.str
+    package_name: _builtins.str
+    workflow_name: _builtins.str
+    version: _builtins.str
+    omitted: _builtins.int
+    """Files that are left out: too large, no text, or beyond what one answer holds."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceFile]:
+        """Sorted by path."""
+
+    def __init__(
+        self,
+        *,
+        package_id: _builtins.str = ...,
+        package_name: _builtins.str = ...,
+        workflow_name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        files: _abc.Iterable[Global___SourceFile] | None = ...,
+        omitted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "omitted", b"omitted", "package_id", b"package_id", "package_name", b"package_name", "version", b"version", "workflow_name", b"workflow_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSourceResponse: _TypeAlias = GetSourceResponse  # noqa: Y015
+
+@_typing.final
+class SourceFile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    CONTENTS_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Relative to the package's root, with forward slashes."""
+    contents: _builtins.str
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        contents: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceFile: _TypeAlias = SourceFile  # noqa: Y015
+
+@_typing.final
 class UploadPackageRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     """Then the archive, at most 1 MiB a message."""
     @_builtins.property
     def header(self) -> Global___UploadHeader:
         """First message."""
 
+    @_builtins.property
+    def end(self) -> Global___UploadEnd:
+        """Last message. An upload without it broke off, and is refused: to a server, a cancelled stream may look ended."""
+
     def __init__(
         self,
         *,
         header: Global___UploadHeader | None = ...,
         chunk: _builtins.bytes = ...,
+        end: Global___UploadEnd | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "header", b"header", "part", b"part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "header", b"header", "part", b"part"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk", "end"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___UploadPackageRequest: _TypeAlias = UploadPackageRequest  # noqa: Y015
 
 @_typing.final
+class UploadEnd(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    """Bytes of the archive."""
+    digest: _builtins.str
+    """Its SHA-256, hex."""
+    def __init__(
+        self,
+        *,
+        size_bytes: _builtins.int = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadEnd: _TypeAlias = UploadEnd  # noqa: Y015
+
+@_typing.final
 class UploadHeader(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
+    MAX_TENANT_BYTES_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
+    max_tenant_bytes: _builtins.int
+    """How many bytes the archives of the tenant's packages may have in all, this one included; 0 for no limit. Beyond it:
+    OUT_OF_RANGE (code package_quota_exceeded).
+    """
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
+        max_tenant_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tenant_bytes", b"max_tenant_bytes", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -233,6 +407,7 @@ class Package(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     WORKFLOWS_FIELD_NUMBER: _builtins.int
     WORKFLOW_NAME_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     package_id: _builtins.str
     tenant_id: _builtins.str
     package_name: _builtins.str
@@ -252,6 +427,8 @@ class Package(_message.Message):
     def workflows(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.WorkflowDefinition]:
         """What it holds; empty when it failed to load."""
 
+    @_builtins.property
+    def signature(self) -> Global___PackageSignature: ...
     def __init__(
         self,
         *,
@@ -267,14 +444,45 @@ class Package(_message.Message):
         description: _builtins.str = ...,
         workflows: _abc.Iterable[_common_pb2.WorkflowDefinition] | None = ...,
         workflow_name: _builtins.str = ...,
+        signature: Global___PackageSignature | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_error", b"build_error", "build_status", b"build_status", "created_at", b"created_at", "description", b"description", "digest", b"digest", "package_id", b"package_id", "package_name", b"package_name", "size_bytes", b"size_bytes", "tenant_id", b"tenant_id", "version", b"version", "workflow_name", b"workflow_name", "workflows", b"workflows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_error", b"build_error", "build_status", b"build_status", "created_at", b"created_at", "description", b"description", "digest", b"digest", "package_id", b"package_id", "package_name", b"package_name", "signature", b"signature", "size_bytes", b"size_bytes", "tenant_id", b"tenant_id", "version", b"version", "workflow_name", b"workflow_name", "workflows", b"workflows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Package: _TypeAlias = Package  # noqa: Y015
+
+@_typing.final
+class PackageSignature(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    KEY_NAME_FIELD_NUMBER: _builtins.int
+    status: _builtins.str
+    """"unsigned"; "trusted": made by a key that the tenant trusts; "revoked": by one that it has revoked since; "unknown":
+    it names a key that the tenant did not know when the package came, so that nobody can say who made it.
+    """
+    key_id: _builtins.str
+    """SHA-256 of the public key, hex; empty for "unsigned"."""
+    key_name: _builtins.str
+    """The key's name with the tenant; empty where it has none."""
+    def __init__(
+        self,
+        *,
+        status: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        key_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "key_name", b"key_name", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackageSignature: _TypeAlias = PackageSignature  # noqa: Y015
 
 @_typing.final
 class WatchAcknowledgement(_message.Message):
@@ -308,10 +516,13 @@ class WorkflowChanges(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     UPSERTED_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Grows with every change of the registry."""
     snapshot: _builtins.bool
     """The first message: forget all that is not in it."""
+    more: _builtins.bool
+    """The next message goes on with the same changes; nothing is complete before it."""
     @_builtins.property
     def upserted(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.WorkflowDefinition]: ...
     @_builtins.property
@@ -323,10 +534,11 @@ class WorkflowChanges(_message.Message):
         snapshot: _builtins.bool = ...,
         upserted: _abc.Iterable[_common_pb2.WorkflowDefinition] | None = ...,
         removed: _abc.Iterable[Global___WorkflowKey] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed", "revision", b"revision", "snapshot", b"snapshot", "upserted", b"upserted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "removed", b"removed", "revision", b"revision", "snapshot", b"snapshot", "upserted", b"upserted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,6 +70,16 @@ class ReconcilerServiceStub:
                 request_serializer=cloacina_dot_v1_dot_reconciler__pb2.FetchArtifactRequest.SerializeToString,
                 response_deserializer=cloacina_dot_v1_dot_reconciler__pb2.ArtifactChunk.FromString,
                 _registered_method=True)
+        self.SetWorkflowPaused = channel.unary_unary(
+                '/cloacina.v1.ReconcilerService/SetWorkflowPaused',
+                request_serializer=cloacina_dot_v1_dot_reconciler__pb2.SetWorkflowPausedRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_reconciler__pb2.SetWorkflowPausedResponse.FromString,
+                _registered_method=True)
+        self.GetSource = channel.unary_unary(
+                '/cloacina.v1.ReconcilerService/GetSource',
+                request_serializer=cloacina_dot_v1_dot_reconciler__pb2.GetSourceRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_reconciler__pb2.GetSourceResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/cloacina.v1.ReconcilerService/GetStatus',
                 request_serializer=cloacina_dot_v1_dot_common__pb2.GetStatusRequest.SerializeToString,
@@ -81,10 +91,11 @@ class ReconcilerServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def UploadPackage(self, request_iterator, context):
-        """Takes a package: header first, then the archive in chunks. Verified, stored, inspected in a sandboxed process and
-        loaded before it answers; schedulers that watch know of it by then.
-        INVALID_ARGUMENT: the archive or its contents are refused (code upload_failed). RESOURCE_EXHAUSTED: too large.
-        ALREADY_EXISTS: the same name and version with other content. The same content again is the same package.
+        """Takes a package: header first, then the archive in chunks, then its size and digest. Verified, stored, inspected in a
+        sandboxed process and loaded before it answers; schedulers that watch know of it by then.
+        INVALID_ARGUMENT: the archive or its contents are refused (code upload_failed), or its signature is (codes
+        signature_required, signature_invalid, signing_key_unknown, signing_key_revoked). OUT_OF_RANGE: too large.
+        FAILED_PRECONDITION: the same name and version with other content. The same content again is the same package.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,6 +138,23 @@ class ReconcilerServiceServicer:
 
     def FetchArtifact(self, request, context):
         """The archive with this digest, in chunks. NOT_FOUND when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetWorkflowPaused(self, request, context):
+        """Pauses a workflow, or resumes it: while it is paused, new executions are refused; what runs goes on. The pause
+        belongs to the workflow's name: it holds over restarts and new versions, until it is resumed. To pause what is paused
+        is no error. Answers when it is durable and those who watch have followed. NOT_FOUND: no such workflow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSource(self, request, context):
+        """The text files of the newest package version that holds a workflow of this name, is named so, or has this id.
+        NOT_FOUND otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,6 +203,16 @@ def add_ReconcilerServiceServicer_to_server(servicer, server):
                     servicer.FetchArtifact,
                     request_deserializer=cloacina_dot_v1_dot_reconciler__pb2.FetchArtifactRequest.FromString,
                     response_serializer=cloacina_dot_v1_dot_reconciler__pb2.ArtifactChunk.SerializeToString,
+            ),
+            'SetWorkflowPaused': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetWorkflowPaused,
+                    request_deserializer=cloacina_dot_v1_dot_reconciler__pb2.SetWorkflowPausedRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_reconciler__pb2.SetWorkflowPausedResponse.SerializeToString,
+            ),
+            'GetSource': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSource,
+                    request_deserializer=cloacina_dot_v1_dot_reconciler__pb2.GetSourceRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_reconciler__pb2.GetSourceResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -371,6 +409,60 @@ class ReconcilerService:
             '/cloacina.v1.ReconcilerService/FetchArtifact',
             cloacina_dot_v1_dot_reconciler__pb2.FetchArtifactRequest.SerializeToString,
             cloacina_dot_v1_dot_reconciler__pb2.ArtifactChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetWorkflowPaused(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.ReconcilerService/SetWorkflowPaused',
+            cloacina_dot_v1_dot_reconciler__pb2.SetWorkflowPausedRequest.SerializeToString,
+            cloacina_dot_v1_dot_reconciler__pb2.SetWorkflowPausedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.ReconcilerService/GetSource',
+            cloacina_dot_v1_dot_reconciler__pb2.GetSourceRequest.SerializeToString,
+            cloacina_dot_v1_dot_reconciler__pb2.GetSourceResponse.FromString,
             options,
             channel_credentials,
             insecure,

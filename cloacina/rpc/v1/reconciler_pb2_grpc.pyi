@@ -33,10 +33,11 @@ class ReconcilerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ReconcilerServiceAsyncStub: ...
     UploadPackage: _grpc.StreamUnaryMultiCallable[_reconciler_pb2.UploadPackageRequest, _reconciler_pb2.UploadPackageResponse]
-    """Takes a package: header first, then the archive in chunks. Verified, stored, inspected in a sandboxed process and
-    loaded before it answers; schedulers that watch know of it by then.
-    INVALID_ARGUMENT: the archive or its contents are refused (code upload_failed). RESOURCE_EXHAUSTED: too large.
-    ALREADY_EXISTS: the same name and version with other content. The same content again is the same package.
+    """Takes a package: header first, then the archive in chunks, then its size and digest. Verified, stored, inspected in a
+    sandboxed process and loaded before it answers; schedulers that watch know of it by then.
+    INVALID_ARGUMENT: the archive or its contents are refused (code upload_failed), or its signature is (codes
+    signature_required, signature_invalid, signing_key_unknown, signing_key_revoked). OUT_OF_RANGE: too large.
+    FAILED_PRECONDITION: the same name and version with other content. The same content again is the same package.
     """
     ListPackages: _grpc.UnaryUnaryMultiCallable[_reconciler_pb2.ListPackagesRequest, _reconciler_pb2.ListPackagesResponse]
     """Packages of a tenant, newest first."""
@@ -50,16 +51,26 @@ class ReconcilerServiceStub:
     """All definitions, then every change. The watcher acknowledges what it has applied, which is what an upload waits for."""
     FetchArtifact: _grpc.UnaryStreamMultiCallable[_reconciler_pb2.FetchArtifactRequest, _reconciler_pb2.ArtifactChunk]
     """The archive with this digest, in chunks. NOT_FOUND when there is none."""
+    SetWorkflowPaused: _grpc.UnaryUnaryMultiCallable[_reconciler_pb2.SetWorkflowPausedRequest, _reconciler_pb2.SetWorkflowPausedResponse]
+    """Pauses a workflow, or resumes it: while it is paused, new executions are refused; what runs goes on. The pause
+    belongs to the workflow's name: it holds over restarts and new versions, until it is resumed. To pause what is paused
+    is no error. Answers when it is durable and those who watch have followed. NOT_FOUND: no such workflow.
+    """
+    GetSource: _grpc.UnaryUnaryMultiCallable[_reconciler_pb2.GetSourceRequest, _reconciler_pb2.GetSourceResponse]
+    """The text files of the newest package version that holds a workflow of this name, is named so, or has this id.
+    NOT_FOUND otherwise.
+    """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_common_pb2.GetStatusRequest, _common_pb2.ServiceStatus]
 
 @_typing.type_check_only
 class ReconcilerServiceAsyncStub(ReconcilerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     UploadPackage: _aio.StreamUnaryMultiCallable[_reconciler_pb2.UploadPackageRequest, _reconciler_pb2.UploadPackageResponse]  # type: ignore[assignment]
-    """Takes a package: header first, then the archive in chunks. Verified, stored, inspected in a sandboxed process and
-    loaded before it answers; schedulers that watch know of it by then.
-    INVALID_ARGUMENT: the archive or its contents are refused (code upload_failed). RESOURCE_EXHAUSTED: too large.
-    ALREADY_EXISTS: the same name and version with other content. The same content again is the same package.
+    """Takes a package: header first, then the archive in chunks, then its size and digest. Verified, stored, inspected in a
+    sandboxed process and loaded before it answers; schedulers that watch know of it by then.
+    INVALID_ARGUMENT: the archive or its contents are refused (code upload_failed), or its signature is (codes
+    signature_required, signature_invalid, signing_key_unknown, signing_key_revoked). OUT_OF_RANGE: too large.
+    FAILED_PRECONDITION: the same name and version with other content. The same content again is the same package.
     """
     ListPackages: _aio.UnaryUnaryMultiCallable[_reconciler_pb2.ListPackagesRequest, _reconciler_pb2.ListPackagesResponse]  # type: ignore[assignment]
     """Packages of a tenant, newest first."""
@@ -73,6 +84,15 @@ class ReconcilerServiceAsyncStub(ReconcilerServiceStub):
     """All definitions, then every change. The watcher acknowledges what it has applied, which is what an upload waits for."""
     FetchArtifact: _aio.UnaryStreamMultiCallable[_reconciler_pb2.FetchArtifactRequest, _reconciler_pb2.ArtifactChunk]  # type: ignore[assignment]
     """The archive with this digest, in chunks. NOT_FOUND when there is none."""
+    SetWorkflowPaused: _aio.UnaryUnaryMultiCallable[_reconciler_pb2.SetWorkflowPausedRequest, _reconciler_pb2.SetWorkflowPausedResponse]  # type: ignore[assignment]
+    """Pauses a workflow, or resumes it: while it is paused, new executions are refused; what runs goes on. The pause
+    belongs to the workflow's name: it holds over restarts and new versions, until it is resumed. To pause what is paused
+    is no error. Answers when it is durable and those who watch have followed. NOT_FOUND: no such workflow.
+    """
+    GetSource: _aio.UnaryUnaryMultiCallable[_reconciler_pb2.GetSourceRequest, _reconciler_pb2.GetSourceResponse]  # type: ignore[assignment]
+    """The text files of the newest package version that holds a workflow of this name, is named so, or has this id.
+    NOT_FOUND otherwise.
+    """
     GetStatus: _aio.UnaryUnaryMultiCallable[_common_pb2.GetStatusRequest, _common_pb2.ServiceStatus]  # type: ignore[assignment]
 
 class ReconcilerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -82,10 +102,11 @@ class ReconcilerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_reconciler_pb2.UploadPackageRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_reconciler_pb2.UploadPackageResponse, _abc.Awaitable[_reconciler_pb2.UploadPackageResponse]]:
-        """Takes a package: header first, then the archive in chunks. Verified, stored, inspected in a sandboxed process and
-        loaded before it answers; schedulers that watch know of it by then.
-        INVALID_ARGUMENT: the archive or its contents are refused (code upload_failed). RESOURCE_EXHAUSTED: too large.
-        ALREADY_EXISTS: the same name and version with other content. The same content again is the same package.
+        """Takes a package: header first, then the archive in chunks, then its size and digest. Verified, stored, inspected in a
+        sandboxed process and loaded before it answers; schedulers that watch know of it by then.
+        INVALID_ARGUMENT: the archive or its contents are refused (code upload_failed), or its signature is (codes
+        signature_required, signature_invalid, signing_key_unknown, signing_key_revoked). OUT_OF_RANGE: too large.
+        FAILED_PRECONDITION: the same name and version with other content. The same content again is the same package.
         """
 
     @_abc_1.abstractmethod
@@ -135,6 +156,27 @@ class ReconcilerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_reconciler_pb2.ArtifactChunk], _abc.AsyncIterator[_reconciler_pb2.ArtifactChunk]]:
         """The archive with this digest, in chunks. NOT_FOUND when there is none."""
+
+    @_abc_1.abstractmethod
+    def SetWorkflowPaused(
+        self,
+        request: _reconciler_pb2.SetWorkflowPausedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconciler_pb2.SetWorkflowPausedResponse, _abc.Awaitable[_reconciler_pb2.SetWorkflowPausedResponse]]:
+        """Pauses a workflow, or resumes it: while it is paused, new executions are refused; what runs goes on. The pause
+        belongs to the workflow's name: it holds over restarts and new versions, until it is resumed. To pause what is paused
+        is no error. Answers when it is durable and those who watch have followed. NOT_FOUND: no such workflow.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSource(
+        self,
+        request: _reconciler_pb2.GetSourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconciler_pb2.GetSourceResponse, _abc.Awaitable[_reconciler_pb2.GetSourceResponse]]:
+        """The text files of the newest package version that holds a workflow of this name, is named so, or has this id.
+        NOT_FOUND otherwise.
+        """
 
     @_abc_1.abstractmethod
     def GetStatus(

@@ -4,6 +4,7 @@ isort:skip_file
 The scheduler owns executions: their state, their events, and who may run which task."""
 
 from cloacina.rpc.v1 import common_pb2 as _common_pb2
+from cloacina.rpc.v1 import secrets_pb2 as _secrets_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -27,12 +28,29 @@ class ExecuteRequest(_message.Message):
     WORKFLOW_NAME_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    INSTANCE_NAME_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    MAX_UNFINISHED_FIELD_NUMBER: _builtins.int
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     workflow_name: _builtins.str
     context: _builtins.bytes
     """The input context: a JSON object."""
     idempotency_key: _builtins.str
     """Same tenant, workflow and key: same execution. Empty for none."""
+    instance_name: _builtins.str
+    """A named instance of the workflow, whose params are added to the context; empty for none. See instances.proto."""
+    priority: _builtins.int
+    """Its tasks are claimed before those of the tenant's executions with a lower one; from -100 to 100."""
+    max_unfinished: _builtins.int
+    """How many executions of the tenant may be unfinished, this one included; 0 for no limit. Beyond it: RESOURCE_EXHAUSTED
+    (code execution_quota_exceeded). Those of schedules count, and are not refused.
+    """
+    execution_id: _builtins.str
+    """The id that the execution is to have, a UUID of the caller's; empty for one of the scheduler's."""
+    again: _builtins.bool
+    """The same request may have been made before, and its answer lost: an execution of this id is then the answer."""
     def __init__(
         self,
         *,
@@ -40,10 +58,15 @@ class ExecuteRequest(_message.Message):
         workflow_name: _builtins.str = ...,
         context: _builtins.bytes = ...,
         idempotency_key: _builtins.str = ...,
+        instance_name: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        max_unfinished: _builtins.int = ...,
+        execution_id: _builtins.str = ...,
+        again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "idempotency_key", b"idempotency_key", "tenant_id", b"tenant_id", "workflow_name", b"workflow_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "context", b"context", "execution_id", b"execution_id", "idempotency_key", b"idempotency_key", "instance_name", b"instance_name", "max_unfinished", b"max_unfinished", "priority", b"priority", "tenant_id", b"tenant_id", "workflow_name", b"workflow_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -101,20 +124,24 @@ class ChangeExecutionRequest(_message.Message):
     TENANT_ID_FIELD_NUMBER: _builtins.int
     EXECUTION_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     execution_id: _builtins.str
     reason: _builtins.str
     """Prose for the events and logs; may be empty."""
+    again: _builtins.bool
+    """The same request may have been made before, and its answer lost: an execution that is so already is the answer."""
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
         execution_id: _builtins.str = ...,
         reason: _builtins.str = ...,
+        again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "reason", b"reason", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "execution_id", b"execution_id", "reason", b"reason", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,6 +167,9 @@ class Execution(_message.Message):
     PACKAGE_VERSION_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     TRIGGER_ORIGIN_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    PARENT_EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    PARENT_TASK_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     tenant_id: _builtins.str
     workflow_name: _builtins.str
@@ -156,7 +186,11 @@ class Execution(_message.Message):
     output: _builtins.bytes
     """Final context as JSON; empty before the end, and in lists."""
     trigger_origin: _builtins.str
-    """"manual", "cron", "trigger", ..."""
+    """"manual", "cron", "trigger", "workflow"."""
+    priority: _builtins.int
+    parent_execution_id: _builtins.str
+    """The execution and task that started it; empty where that was not a task."""
+    parent_task: _builtins.str
     @_builtins.property
     def origin(self) -> _common_pb2.Origin: ...
     def __init__(
@@ -176,10 +210,13 @@ class Execution(_message.Message):
         package_version: _builtins.str = ...,
         output: _builtins.bytes = ...,
         trigger_origin: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        parent_execution_id: _builtins.str = ...,
+        parent_task: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "execution_id", b"execution_id", "finished_at", b"finished_at", "origin", b"origin", "output", b"output", "package_id", b"package_id", "package_version", b"package_version", "reason", b"reason", "started_at", b"started_at", "status", b"status", "tenant_id", b"tenant_id", "trigger_origin", b"trigger_origin", "workflow_name", b"workflow_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "execution_id", b"execution_id", "finished_at", b"finished_at", "origin", b"origin", "output", b"output", "package_id", b"package_id", "package_version", b"package_version", "parent_execution_id", b"parent_execution_id", "parent_task", b"parent_task", "priority", b"priority", "reason", b"reason", "started_at", b"started_at", "status", b"status", "tenant_id", b"tenant_id", "trigger_origin", b"trigger_origin", "workflow_name", b"workflow_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -230,7 +267,7 @@ class ListExecutionsResponse(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     NEXT_CURSOR_FIELD_NUMBER: _builtins.int
     total: _builtins.int
-    """Executions that match in all."""
+    """Executions that match, counted up to 10,000."""
     next_cursor: _builtins.str
     """Empty on the last page."""
     @_builtins.property
@@ -276,7 +313,7 @@ class TaskExecution(_message.Message):
     status: _builtins.str
     """NotStarted, Pending, Ready, Running, Completed, Failed or Skipped."""
     sub_status: _builtins.str
-    """"Deferred", or "Active" for what runs with a slot; empty otherwise."""
+    """Of what runs: "Deferred", "Active" with a slot, or "Expanded" when its instances run; empty otherwise."""
     attempt: _builtins.int
     max_attempts: _builtins.int
     reason: _builtins.str
@@ -428,6 +465,680 @@ class ListEventsResponse(_message.Message):
 Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
 
 @_typing.final
+class FollowEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """Empty for an execution of any tenant."""
+    execution_id: _builtins.str
+    after: _builtins.int
+    """Only events after this sequence number."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        execution_id: _builtins.str = ...,
+        after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "execution_id", b"execution_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowEventsRequest: _TypeAlias = FollowEventsRequest  # noqa: Y015
+
+@_typing.final
+class FollowEventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """Whose execution it is."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExecutionEvent]:
+        """Oldest first; at most 500. The first message may have none."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        events: _abc.Iterable[Global___ExecutionEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowEventsResponse: _TypeAlias = FollowEventsResponse  # noqa: Y015
+
+@_typing.final
+class Trigger(_message.Message):
+    """Times are microseconds since the Unix epoch, UTC; 0 for "never"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    WORKFLOW_NAMES_FIELD_NUMBER: _builtins.int
+    CRON_FIELD_NUMBER: _builtins.int
+    TIMEZONE_FIELD_NUMBER: _builtins.int
+    POLL_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    ALLOW_CONCURRENT_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    PAUSED_AT_FIELD_NUMBER: _builtins.int
+    NEXT_RUN_AT_FIELD_NUMBER: _builtins.int
+    LAST_RUN_AT_FIELD_NUMBER: _builtins.int
+    LAST_POLL_AT_FIELD_NUMBER: _builtins.int
+    LAST_OUTCOME_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    PACKAGE_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """UUID of the schedule."""
+    name: _builtins.str
+    kind: _builtins.str
+    """"cron" or "trigger"."""
+    cron: _builtins.str
+    """With kind "cron"."""
+    timezone: _builtins.str
+    poll_interval_ms: _builtins.int
+    """With kind "trigger"."""
+    allow_concurrent: _builtins.bool
+    paused: _builtins.bool
+    paused_at: _builtins.int
+    next_run_at: _builtins.int
+    last_run_at: _builtins.int
+    last_poll_at: _builtins.int
+    last_outcome: _builtins.str
+    """"fired", "caught_up", "skipped" or "failed"; empty before the first."""
+    last_error: _builtins.str
+    """Why the last one failed or was skipped."""
+    created_at: _builtins.int
+    package_id: _builtins.str
+    @_builtins.property
+    def workflow_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        workflow_names: _abc.Iterable[_builtins.str] | None = ...,
+        cron: _builtins.str = ...,
+        timezone: _builtins.str = ...,
+        poll_interval_ms: _builtins.int = ...,
+        allow_concurrent: _builtins.bool = ...,
+        paused: _builtins.bool = ...,
+        paused_at: _builtins.int = ...,
+        next_run_at: _builtins.int = ...,
+        last_run_at: _builtins.int = ...,
+        last_poll_at: _builtins.int = ...,
+        last_outcome: _builtins.str = ...,
+        last_error: _builtins.str = ...,
+        created_at: _builtins.int = ...,
+        package_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_concurrent", b"allow_concurrent", "created_at", b"created_at", "cron", b"cron", "id", b"id", "kind", b"kind", "last_error", b"last_error", "last_outcome", b"last_outcome", "last_poll_at", b"last_poll_at", "last_run_at", b"last_run_at", "name", b"name", "next_run_at", b"next_run_at", "package_id", b"package_id", "paused", b"paused", "paused_at", b"paused_at", "poll_interval_ms", b"poll_interval_ms", "timezone", b"timezone", "workflow_names", b"workflow_names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trigger: _TypeAlias = Trigger  # noqa: Y015
+
+@_typing.final
+class ListTriggersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    limit: _builtins.int
+    """At most 1000; 0 means 100."""
+    offset: _builtins.int
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "offset", b"offset", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTriggersRequest: _TypeAlias = ListTriggersRequest  # noqa: Y015
+
+@_typing.final
+class ListTriggersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIGGERS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """Schedules of the tenant in all."""
+    @_builtins.property
+    def triggers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trigger]: ...
+    def __init__(
+        self,
+        *,
+        triggers: _abc.Iterable[Global___Trigger] | None = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["total", b"total", "triggers", b"triggers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTriggersResponse: _TypeAlias = ListTriggersResponse  # noqa: Y015
+
+@_typing.final
+class GetTriggerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    name: _builtins.str
+    """Name of the schedule, or of a workflow that it starts."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTriggerRequest: _TypeAlias = GetTriggerRequest  # noqa: Y015
+
+@_typing.final
+class GetTriggerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIGGER_FIELD_NUMBER: _builtins.int
+    FIRINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trigger(self) -> Global___Trigger: ...
+    @_builtins.property
+    def firings(self) -> _containers.RepeatedCompositeFieldContainer[Global___TriggerFiring]:
+        """Its last ten firings, newest first."""
+
+    def __init__(
+        self,
+        *,
+        trigger: Global___Trigger | None = ...,
+        firings: _abc.Iterable[Global___TriggerFiring] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trigger", b"trigger"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["firings", b"firings", "trigger", b"trigger"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTriggerResponse: _TypeAlias = GetTriggerResponse  # noqa: Y015
+
+@_typing.final
+class TriggerFiring(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SCHEDULED_AT_FIELD_NUMBER: _builtins.int
+    FIRED_AT_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_FIELD_NUMBER: _builtins.int
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_NAME_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """UUID of the firing."""
+    scheduled_at: _builtins.int
+    """The instant it was for."""
+    fired_at: _builtins.int
+    """When it was decided."""
+    finished_at: _builtins.int
+    """When its execution ended."""
+    execution_id: _builtins.str
+    """Empty when none could be started."""
+    workflow_name: _builtins.str
+    outcome: _builtins.str
+    error: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        scheduled_at: _builtins.int = ...,
+        fired_at: _builtins.int = ...,
+        finished_at: _builtins.int = ...,
+        execution_id: _builtins.str = ...,
+        workflow_name: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "execution_id", b"execution_id", "finished_at", b"finished_at", "fired_at", b"fired_at", "id", b"id", "outcome", b"outcome", "scheduled_at", b"scheduled_at", "workflow_name", b"workflow_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TriggerFiring: _TypeAlias = TriggerFiring  # noqa: Y015
+
+@_typing.final
+class FireTriggerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    name: _builtins.str
+    event: _builtins.bytes
+    """A JSON object that is merged into the contexts; empty for none."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        event: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "name", b"name", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FireTriggerRequest: _TypeAlias = FireTriggerRequest  # noqa: Y015
+
+@_typing.final
+class FireTriggerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EXECUTIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name of the schedule."""
+    @_builtins.property
+    def executions(self) -> _containers.RepeatedCompositeFieldContainer[Global___FiredExecution]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        executions: _abc.Iterable[Global___FiredExecution] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["executions", b"executions", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FireTriggerResponse: _TypeAlias = FireTriggerResponse  # noqa: Y015
+
+@_typing.final
+class FiredExecution(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_NAME_FIELD_NUMBER: _builtins.int
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    workflow_name: _builtins.str
+    execution_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        workflow_name: _builtins.str = ...,
+        execution_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "workflow_name", b"workflow_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FiredExecution: _TypeAlias = FiredExecution  # noqa: Y015
+
+@_typing.final
+class GetTriggerInterfaceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.InputSlot]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        slots: _abc.Iterable[_common_pb2.InputSlot] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTriggerInterfaceResponse: _TypeAlias = GetTriggerInterfaceResponse  # noqa: Y015
+
+@_typing.final
+class ExecutionExplanation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    CAUSES_FIELD_NUMBER: _builtins.int
+    answer: _builtins.str
+    """In a sentence or two."""
+    since: _builtins.int
+    """Since when the execution is in its state, and the moment this was said."""
+    at: _builtins.int
+    @_builtins.property
+    def execution(self) -> Global___Execution: ...
+    @_builtins.property
+    def causes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExecutionCause]:
+        """What to look at first before what merely waits for it."""
+
+    def __init__(
+        self,
+        *,
+        execution: Global___Execution | None = ...,
+        answer: _builtins.str = ...,
+        since: _builtins.int = ...,
+        at: _builtins.int = ...,
+        causes: _abc.Iterable[Global___ExecutionCause] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["execution", b"execution"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "at", b"at", "causes", b"causes", "execution", b"execution", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecutionExplanation: _TypeAlias = ExecutionExplanation  # noqa: Y015
+
+@_typing.final
+class ExecutionCause(_message.Message):
+    """One reason why an execution is not done, or ended as it did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class IdsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TASK_NAME_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """A value of CauseKind (cloacina/domain/explanation.py)."""
+    text: _builtins.str
+    """The same, for people."""
+    task_name: _builtins.str
+    """Empty for the execution as a whole."""
+    since: _builtins.int
+    """Since when it holds, and when it ends by itself; 0 where that is not known."""
+    until: _builtins.int
+    @_builtins.property
+    def ids(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What to look at next, by name: executor_id, execution_id, claim_id, depends_on."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        text: _builtins.str = ...,
+        task_name: _builtins.str = ...,
+        since: _builtins.int = ...,
+        until: _builtins.int = ...,
+        ids: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "kind", b"kind", "since", b"since", "task_name", b"task_name", "text", b"text", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecutionCause: _TypeAlias = ExecutionCause  # noqa: Y015
+
+@_typing.final
+class OwnersChangedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwnersChangedRequest: _TypeAlias = OwnersChangedRequest  # noqa: Y015
+
+@_typing.final
+class OwnersChangedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwnersChangedResponse: _TypeAlias = OwnersChangedResponse  # noqa: Y015
+
+@_typing.final
+class ListExecutorsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExecutorsRequest: _TypeAlias = ListExecutorsRequest  # noqa: Y015
+
+@_typing.final
+class ListExecutorsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def executors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExecutorInfo]:
+        """By id."""
+
+    def __init__(
+        self,
+        *,
+        executors: _abc.Iterable[Global___ExecutorInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["executors", b"executors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExecutorsResponse: _TypeAlias = ListExecutorsResponse  # noqa: Y015
+
+@_typing.final
+class ExecutorInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTOR_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    FREE_SLOTS_FIELD_NUMBER: _builtins.int
+    CLAIMS_FIELD_NUMBER: _builtins.int
+    SILENT_S_FIELD_NUMBER: _builtins.int
+    executor_id: _builtins.str
+    version: _builtins.str
+    connected: _builtins.bool
+    slots: _builtins.int
+    """Tasks it takes at once; 0 while it drains."""
+    free_slots: _builtins.int
+    """Slots that a task could be given now."""
+    claims: _builtins.int
+    """Tasks it holds."""
+    silent_s: _builtins.float
+    """Seconds since it renewed its lease."""
+    def __init__(
+        self,
+        *,
+        executor_id: _builtins.str = ...,
+        version: _builtins.str = ...,
+        connected: _builtins.bool = ...,
+        slots: _builtins.int = ...,
+        free_slots: _builtins.int = ...,
+        claims: _builtins.int = ...,
+        silent_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claims", b"claims", "connected", b"connected", "executor_id", b"executor_id", "free_slots", b"free_slots", "silent_s", b"silent_s", "slots", b"slots", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecutorInfo: _TypeAlias = ExecutorInfo  # noqa: Y015
+
+@_typing.final
+class FindByRequestRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    tenant_id: _builtins.str
+    """Whose executions; empty for those of all tenants."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindByRequestRequest: _TypeAlias = FindByRequestRequest  # noqa: Y015
+
+@_typing.final
+class FindByRequestResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def executions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Execution]: ...
+    def __init__(
+        self,
+        *,
+        executions: _abc.Iterable[Global___Execution] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["executions", b"executions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindByRequestResponse: _TypeAlias = FindByRequestResponse  # noqa: Y015
+
+@_typing.final
+class CleanUpRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_BEFORE_FIELD_NUMBER: _builtins.int
+    EXECUTIONS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    ended_before: _builtins.int
+    """Of executions that ended before this time, microseconds since the epoch."""
+    executions: _builtins.bool
+    """Whether the executions go too, with their tasks; otherwise their events alone."""
+    dry_run: _builtins.bool
+    """Whether only to count."""
+    def __init__(
+        self,
+        *,
+        ended_before: _builtins.int = ...,
+        executions: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "ended_before", b"ended_before", "executions", b"executions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CleanUpRequest: _TypeAlias = CleanUpRequest  # noqa: Y015
+
+@_typing.final
+class CleanUpResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTIONS_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    executions: _builtins.int
+    """What this call deleted, or what would be deleted."""
+    events: _builtins.int
+    complete: _builtins.bool
+    """Whether nothing is left of what was to go; otherwise call again."""
+    def __init__(
+        self,
+        *,
+        executions: _builtins.int = ...,
+        events: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "events", b"events", "executions", b"executions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CleanUpResponse: _TypeAlias = CleanUpResponse  # noqa: Y015
+
+@_typing.final
 class ExecutorMessage(_message.Message):
     """From an executor."""
 
@@ -439,6 +1150,7 @@ class ExecutorMessage(_message.Message):
     DEFERRALS_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    POLL_RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First message only."""
@@ -463,6 +1175,10 @@ class ExecutorMessage(_message.Message):
     def heartbeat(self) -> Global___Heartbeat:
         """Renews the lease. Also sent when there is nothing else to say."""
 
+    @_builtins.property
+    def poll_results(self) -> _containers.RepeatedCompositeFieldContainer[Global___PollResult]:
+        """What polled triggers answered; sent once: what is lost is asked again at the next interval."""
+
     def __init__(
         self,
         *,
@@ -472,10 +1188,11 @@ class ExecutorMessage(_message.Message):
         deferrals: _abc.Iterable[Global___TaskDeferral] | None = ...,
         released: _abc.Iterable[_builtins.int] | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
+        poll_results: _abc.Iterable[Global___PollResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferrals", b"deferrals", "heartbeat", b"heartbeat", "hello", b"hello", "released", b"released", "results", b"results", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferrals", b"deferrals", "heartbeat", b"heartbeat", "hello", b"hello", "poll_results", b"poll_results", "released", b"released", "results", b"results", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -489,6 +1206,7 @@ class Hello(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     HELD_CLAIMS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    HELD_EXECUTIONS_FIELD_NUMBER: _builtins.int
     executor_id: _builtins.str
     """Identity of the executor process; a new one at every start."""
     slots: _builtins.int
@@ -498,6 +1216,10 @@ class Hello(_message.Message):
     def held_claims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Claims it still runs, or holds unacknowledged results of. All others of this executor are void."""
 
+    @_builtins.property
+    def held_executions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The execution of each of them, in the same order: the claim may be another scheduler's."""
+
     def __init__(
         self,
         *,
@@ -505,10 +1227,11 @@ class Hello(_message.Message):
         slots: _builtins.int = ...,
         held_claims: _abc.Iterable[_builtins.int] | None = ...,
         version: _builtins.str = ...,
+        held_executions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["executor_id", b"executor_id", "held_claims", b"held_claims", "slots", b"slots", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["executor_id", b"executor_id", "held_claims", b"held_claims", "held_executions", b"held_executions", "slots", b"slots", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -689,8 +1412,18 @@ class SchedulerMessage(_message.Message):
     ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    POLLS_FIELD_NUMBER: _builtins.int
+    OWNED_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     heartbeat: _builtins.bool
     """The lease was renewed."""
+    slots: _builtins.int
+    """The slots of the executor that this scheduler counts with from now on, after a heartbeat that changed them. Every
+    assignment that counted with more was sent before.
+    """
+    waiting: _builtins.int
+    """Tasks that wait for a slot here, as of this message; one is sent when there begin to be some, or none."""
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """First message only."""
@@ -705,6 +1438,16 @@ class SchedulerMessage(_message.Message):
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Claims to stop: cancelled, or no longer this executor's. The task is told, then killed after a grace."""
 
+    @_builtins.property
+    def polls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Poll]:
+        """Triggers to poll. They take no slot, and nothing of them is durable."""
+
+    @_builtins.property
+    def owned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Claims of the executor that this scheduler owns, whoever gave them: their results come here from now on. Those that
+        the executor does not hold it releases.
+        """
+
     def __init__(
         self,
         *,
@@ -713,12 +1456,18 @@ class SchedulerMessage(_message.Message):
         acknowledged: _abc.Iterable[_builtins.int] | None = ...,
         stop: _abc.Iterable[_builtins.int] | None = ...,
         heartbeat: _builtins.bool = ...,
+        polls: _abc.Iterable[Global___Poll] | None = ...,
+        owned: _abc.Iterable[_builtins.int] | None = ...,
+        slots: _builtins.int | None = ...,
+        waiting: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_slots", b"_slots", "slots", b"slots", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "assignments", b"assignments", "heartbeat", b"heartbeat", "stop", b"stop", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_slots", b"_slots", "acknowledged", b"acknowledged", "assignments", b"assignments", "heartbeat", b"heartbeat", "owned", b"owned", "polls", b"polls", "slots", b"slots", "stop", b"stop", "waiting", b"waiting", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__slots: _TypeAlias = _typing.Literal["slots"]  # noqa: Y015
+    _WhichOneofArgType__slots: _TypeAlias = _typing.Literal["_slots", b"_slots"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slots) -> _WhichOneofReturnType__slots | None: ...
 
 Global___SchedulerMessage: _TypeAlias = SchedulerMessage  # noqa: Y015
 
@@ -767,6 +1516,7 @@ class Assignment(_message.Message):
     PACKAGE_ID_FIELD_NUMBER: _builtins.int
     PACKAGE_DIGEST_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
     claim_id: _builtins.int
     execution_id: _builtins.str
     tenant_id: _builtins.str
@@ -784,6 +1534,10 @@ class Assignment(_message.Message):
     def origin(self) -> _common_pb2.Origin:
         """The request and span that began the execution."""
 
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[_secrets_pb2.SecretReference]:
+        """The secrets that the workflow declares; the executor resolves them right before the run."""
+
     def __init__(
         self,
         *,
@@ -798,11 +1552,135 @@ class Assignment(_message.Message):
         package_id: _builtins.str = ...,
         package_digest: _builtins.str = ...,
         origin: _common_pb2.Origin | None = ...,
+        secrets: _abc.Iterable[_secrets_pb2.SecretReference] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "claim_id", b"claim_id", "context", b"context", "execution_id", b"execution_id", "origin", b"origin", "package_digest", b"package_digest", "package_id", b"package_id", "task_name", b"task_name", "tenant_id", b"tenant_id", "timeout_ms", b"timeout_ms", "workflow_name", b"workflow_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "claim_id", b"claim_id", "context", b"context", "execution_id", b"execution_id", "origin", b"origin", "package_digest", b"package_digest", "package_id", b"package_id", "secrets", b"secrets", "task_name", b"task_name", "tenant_id", b"tenant_id", "timeout_ms", b"timeout_ms", "workflow_name", b"workflow_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
+
+@_typing.final
+class Poll(_message.Message):
+    """A trigger's function to call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLL_ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    TRIGGER_NAME_FIELD_NUMBER: _builtins.int
+    WORKFLOW_NAME_FIELD_NUMBER: _builtins.int
+    PACKAGE_ID_FIELD_NUMBER: _builtins.int
+    PACKAGE_DIGEST_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    poll_id: _builtins.int
+    """Of the same numbers as claim ids."""
+    tenant_id: _builtins.str
+    trigger_name: _builtins.str
+    workflow_name: _builtins.str
+    """The workflow that it starts."""
+    package_id: _builtins.str
+    package_digest: _builtins.str
+    timeout_ms: _builtins.int
+    """Milliseconds it may take."""
+    @_builtins.property
+    def origin(self) -> _common_pb2.Origin:
+        """A request id of its own, and the span "trigger poll"."""
+
+    def __init__(
+        self,
+        *,
+        poll_id: _builtins.int = ...,
+        tenant_id: _builtins.str = ...,
+        trigger_name: _builtins.str = ...,
+        workflow_name: _builtins.str = ...,
+        package_id: _builtins.str = ...,
+        package_digest: _builtins.str = ...,
+        timeout_ms: _builtins.int = ...,
+        origin: _common_pb2.Origin | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "package_digest", b"package_digest", "package_id", b"package_id", "poll_id", b"poll_id", "tenant_id", b"tenant_id", "timeout_ms", b"timeout_ms", "trigger_name", b"trigger_name", "workflow_name", b"workflow_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Poll: _TypeAlias = Poll  # noqa: Y015
+
+@_typing.final
+class PollResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLL_ID_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    poll_id: _builtins.int
+    @_builtins.property
+    def answer(self) -> Global___PollAnswer: ...
+    @_builtins.property
+    def failure(self) -> Global___PollFailure: ...
+    def __init__(
+        self,
+        *,
+        poll_id: _builtins.int = ...,
+        answer: Global___PollAnswer | None = ...,
+        failure: Global___PollFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "failure", b"failure", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "failure", b"failure", "outcome", b"outcome", "poll_id", b"poll_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["answer", "failure"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___PollResult: _TypeAlias = PollResult  # noqa: Y015
+
+@_typing.final
+class PollAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRES_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    fires: _builtins.bool
+    """Whether the workflow is to be started."""
+    context: _builtins.bytes
+    """With what context: a JSON object; empty for none."""
+    def __init__(
+        self,
+        *,
+        fires: _builtins.bool = ...,
+        context: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "fires", b"fires"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PollAnswer: _TypeAlias = PollAnswer  # noqa: Y015
+
+@_typing.final
+class PollFailure(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    error: _builtins.str
+    details: _builtins.str
+    def __init__(
+        self,
+        *,
+        error: _builtins.str = ...,
+        details: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "error", b"error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PollFailure: _TypeAlias = PollFailure  # noqa: Y015

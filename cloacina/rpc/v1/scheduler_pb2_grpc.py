@@ -61,6 +61,11 @@ class SchedulerServiceStub:
                 request_serializer=cloacina_dot_v1_dot_scheduler__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.FollowEvents = channel.unary_stream(
+                '/cloacina.v1.SchedulerService/FollowEvents',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.FollowEventsRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.FollowEventsResponse.FromString,
+                _registered_method=True)
         self.CancelExecution = channel.unary_unary(
                 '/cloacina.v1.SchedulerService/CancelExecution',
                 request_serializer=cloacina_dot_v1_dot_scheduler__pb2.ChangeExecutionRequest.SerializeToString,
@@ -76,10 +81,70 @@ class SchedulerServiceStub:
                 request_serializer=cloacina_dot_v1_dot_scheduler__pb2.ChangeExecutionRequest.SerializeToString,
                 response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.Execution.FromString,
                 _registered_method=True)
+        self.RetryExecution = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/RetryExecution',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.ChangeExecutionRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.Execution.FromString,
+                _registered_method=True)
+        self.ExplainExecution = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/ExplainExecution',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.GetExecutionRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ExecutionExplanation.FromString,
+                _registered_method=True)
+        self.FindByRequest = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/FindByRequest',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.FindByRequestRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.FindByRequestResponse.FromString,
+                _registered_method=True)
+        self.CleanUp = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/CleanUp',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.CleanUpRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.CleanUpResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/cloacina.v1.SchedulerService/GetStatus',
                 request_serializer=cloacina_dot_v1_dot_common__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=cloacina_dot_v1_dot_common__pb2.ServiceStatus.FromString,
+                _registered_method=True)
+        self.OwnersChanged = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/OwnersChanged',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.OwnersChangedRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.OwnersChangedResponse.FromString,
+                _registered_method=True)
+        self.ListExecutors = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/ListExecutors',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.ListExecutorsRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ListExecutorsResponse.FromString,
+                _registered_method=True)
+        self.ListTriggers = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/ListTriggers',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.ListTriggersRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ListTriggersResponse.FromString,
+                _registered_method=True)
+        self.GetTrigger = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/GetTrigger',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.GetTriggerRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.GetTriggerResponse.FromString,
+                _registered_method=True)
+        self.PauseTrigger = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/PauseTrigger',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.GetTriggerRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.Trigger.FromString,
+                _registered_method=True)
+        self.ResumeTrigger = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/ResumeTrigger',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.GetTriggerRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.Trigger.FromString,
+                _registered_method=True)
+        self.FireTrigger = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/FireTrigger',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.FireTriggerRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.FireTriggerResponse.FromString,
+                _registered_method=True)
+        self.GetTriggerInterface = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/GetTriggerInterface',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.GetTriggerRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.GetTriggerInterfaceResponse.FromString,
                 _registered_method=True)
 
 
@@ -124,6 +189,16 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FollowEvents(self, request, context):
+        """The events of an execution after a position: those that are stored, then each as soon as it is committed. The first
+        message comes at once. Ends after the event that ends the execution; at once when nothing comes after the position.
+        NOT_FOUND when there is no such execution. UNAVAILABLE: the store cannot be read, or the scheduler stops; follow
+        again from the last position.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelExecution(self, request, context):
         """Stops an execution: nothing further starts, running tasks are told and then killed.
         FAILED_PRECONDITION when it already ended otherwise.
@@ -145,8 +220,96 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryExecution(self, request, context):
+        """Runs again what did not succeed, in an execution that failed or was cancelled; what completed is kept.
+        FAILED_PRECONDITION when it has not ended, or nothing of it failed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainExecution(self, request, context):
+        """Why an execution is not done yet, or how it ended. UNAVAILABLE when the store cannot be written, which is the reason
+        then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindByRequest(self, request, context):
+        """The executions that a request began, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CleanUp(self, request, context):
+        """Deletes what retention would, on demand, of all tenants: for a few seconds at a time. What has not ended is never
+        touched.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OwnersChanged(self, request, context):
+        """From another scheduler: it has left the store, so that what it owned is to be taken over now. A hint: whoever misses
+        it sees the same at its next heartbeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExecutors(self, request, context):
+        """The executors that are connected, or hold a lease that has not lapsed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTriggers(self, request, context):
+        """The schedules of a tenant, by name: cron schedules and polled triggers alike.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTrigger(self, request, context):
+        """One schedule, by its name or else by its workflow's, with its last firings. NOT_FOUND when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseTrigger(self, request, context):
+        """Fires nothing until it is resumed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTrigger(self, request, context):
+        """Goes on with the next instant; what came due in the pause is not caught up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FireTrigger(self, request, context):
+        """Starts its workflows now. INVALID_ARGUMENT: the event does not fit their params.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTriggerInterface(self, request, context):
+        """What an event may hold: the declared params of its workflows.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -179,6 +342,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ListEventsRequest.FromString,
                     response_serializer=cloacina_dot_v1_dot_scheduler__pb2.ListEventsResponse.SerializeToString,
             ),
+            'FollowEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.FollowEvents,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.FollowEventsRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.FollowEventsResponse.SerializeToString,
+            ),
             'CancelExecution': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelExecution,
                     request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ChangeExecutionRequest.FromString,
@@ -194,10 +362,70 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ChangeExecutionRequest.FromString,
                     response_serializer=cloacina_dot_v1_dot_scheduler__pb2.Execution.SerializeToString,
             ),
+            'RetryExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryExecution,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ChangeExecutionRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.Execution.SerializeToString,
+            ),
+            'ExplainExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainExecution,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.GetExecutionRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.ExecutionExplanation.SerializeToString,
+            ),
+            'FindByRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindByRequest,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.FindByRequestRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.FindByRequestResponse.SerializeToString,
+            ),
+            'CleanUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.CleanUp,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.CleanUpRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.CleanUpResponse.SerializeToString,
+            ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
                     request_deserializer=cloacina_dot_v1_dot_common__pb2.GetStatusRequest.FromString,
                     response_serializer=cloacina_dot_v1_dot_common__pb2.ServiceStatus.SerializeToString,
+            ),
+            'OwnersChanged': grpc.unary_unary_rpc_method_handler(
+                    servicer.OwnersChanged,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.OwnersChangedRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.OwnersChangedResponse.SerializeToString,
+            ),
+            'ListExecutors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExecutors,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ListExecutorsRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.ListExecutorsResponse.SerializeToString,
+            ),
+            'ListTriggers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTriggers,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ListTriggersRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.ListTriggersResponse.SerializeToString,
+            ),
+            'GetTrigger': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTrigger,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.GetTriggerRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.GetTriggerResponse.SerializeToString,
+            ),
+            'PauseTrigger': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseTrigger,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.GetTriggerRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.Trigger.SerializeToString,
+            ),
+            'ResumeTrigger': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTrigger,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.GetTriggerRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.Trigger.SerializeToString,
+            ),
+            'FireTrigger': grpc.unary_unary_rpc_method_handler(
+                    servicer.FireTrigger,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.FireTriggerRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.FireTriggerResponse.SerializeToString,
+            ),
+            'GetTriggerInterface': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTriggerInterface,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.GetTriggerRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.GetTriggerInterfaceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -347,6 +575,33 @@ class SchedulerService:
             _registered_method=True)
 
     @staticmethod
+    def FollowEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/FollowEvents',
+            cloacina_dot_v1_dot_scheduler__pb2.FollowEventsRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.FollowEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CancelExecution(request,
             target,
             options=(),
@@ -428,6 +683,114 @@ class SchedulerService:
             _registered_method=True)
 
     @staticmethod
+    def RetryExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/RetryExecution',
+            cloacina_dot_v1_dot_scheduler__pb2.ChangeExecutionRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.Execution.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/ExplainExecution',
+            cloacina_dot_v1_dot_scheduler__pb2.GetExecutionRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.ExecutionExplanation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindByRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/FindByRequest',
+            cloacina_dot_v1_dot_scheduler__pb2.FindByRequestRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.FindByRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CleanUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/CleanUp',
+            cloacina_dot_v1_dot_scheduler__pb2.CleanUpRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.CleanUpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetStatus(request,
             target,
             options=(),
@@ -444,6 +807,222 @@ class SchedulerService:
             '/cloacina.v1.SchedulerService/GetStatus',
             cloacina_dot_v1_dot_common__pb2.GetStatusRequest.SerializeToString,
             cloacina_dot_v1_dot_common__pb2.ServiceStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OwnersChanged(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/OwnersChanged',
+            cloacina_dot_v1_dot_scheduler__pb2.OwnersChangedRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.OwnersChangedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExecutors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/ListExecutors',
+            cloacina_dot_v1_dot_scheduler__pb2.ListExecutorsRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.ListExecutorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTriggers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/ListTriggers',
+            cloacina_dot_v1_dot_scheduler__pb2.ListTriggersRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.ListTriggersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrigger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/GetTrigger',
+            cloacina_dot_v1_dot_scheduler__pb2.GetTriggerRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.GetTriggerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseTrigger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/PauseTrigger',
+            cloacina_dot_v1_dot_scheduler__pb2.GetTriggerRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.Trigger.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTrigger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/ResumeTrigger',
+            cloacina_dot_v1_dot_scheduler__pb2.GetTriggerRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.Trigger.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FireTrigger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/FireTrigger',
+            cloacina_dot_v1_dot_scheduler__pb2.FireTriggerRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.FireTriggerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTriggerInterface(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/GetTriggerInterface',
+            cloacina_dot_v1_dot_scheduler__pb2.GetTriggerRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.GetTriggerInterfaceResponse.FromString,
             options,
             channel_credentials,
             insecure,

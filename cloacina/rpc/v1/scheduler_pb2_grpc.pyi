@@ -47,6 +47,12 @@ class SchedulerServiceStub:
     """The tasks of an execution, in topological order."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ListEventsRequest, _scheduler_pb2.ListEventsResponse]
     """The events of an execution, oldest first."""
+    FollowEvents: _grpc.UnaryStreamMultiCallable[_scheduler_pb2.FollowEventsRequest, _scheduler_pb2.FollowEventsResponse]
+    """The events of an execution after a position: those that are stored, then each as soon as it is committed. The first
+    message comes at once. Ends after the event that ends the execution; at once when nothing comes after the position.
+    NOT_FOUND when there is no such execution. UNAVAILABLE: the store cannot be read, or the scheduler stops; follow
+    again from the last position.
+    """
     CancelExecution: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ChangeExecutionRequest, _scheduler_pb2.Execution]
     """Stops an execution: nothing further starts, running tasks are told and then killed.
     FAILED_PRECONDITION when it already ended otherwise.
@@ -54,7 +60,39 @@ class SchedulerServiceStub:
     PauseExecution: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ChangeExecutionRequest, _scheduler_pb2.Execution]
     """Claims no further task of an execution until it is resumed."""
     ResumeExecution: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ChangeExecutionRequest, _scheduler_pb2.Execution]
+    RetryExecution: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ChangeExecutionRequest, _scheduler_pb2.Execution]
+    """Runs again what did not succeed, in an execution that failed or was cancelled; what completed is kept.
+    FAILED_PRECONDITION when it has not ended, or nothing of it failed.
+    """
+    ExplainExecution: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetExecutionRequest, _scheduler_pb2.ExecutionExplanation]
+    """Why an execution is not done yet, or how it ended. UNAVAILABLE when the store cannot be written, which is the reason
+    then.
+    """
+    FindByRequest: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.FindByRequestRequest, _scheduler_pb2.FindByRequestResponse]
+    """The executions that a request began, oldest first."""
+    CleanUp: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.CleanUpRequest, _scheduler_pb2.CleanUpResponse]
+    """Deletes what retention would, on demand, of all tenants: for a few seconds at a time. What has not ended is never
+    touched.
+    """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_common_pb2.GetStatusRequest, _common_pb2.ServiceStatus]
+    OwnersChanged: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.OwnersChangedRequest, _scheduler_pb2.OwnersChangedResponse]
+    """From another scheduler: it has left the store, so that what it owned is to be taken over now. A hint: whoever misses
+    it sees the same at its next heartbeat.
+    """
+    ListExecutors: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ListExecutorsRequest, _scheduler_pb2.ListExecutorsResponse]
+    """The executors that are connected, or hold a lease that has not lapsed."""
+    ListTriggers: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ListTriggersRequest, _scheduler_pb2.ListTriggersResponse]
+    """The schedules of a tenant, by name: cron schedules and polled triggers alike."""
+    GetTrigger: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetTriggerRequest, _scheduler_pb2.GetTriggerResponse]
+    """One schedule, by its name or else by its workflow's, with its last firings. NOT_FOUND when there is none."""
+    PauseTrigger: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetTriggerRequest, _scheduler_pb2.Trigger]
+    """Fires nothing until it is resumed."""
+    ResumeTrigger: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetTriggerRequest, _scheduler_pb2.Trigger]
+    """Goes on with the next instant; what came due in the pause is not caught up."""
+    FireTrigger: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.FireTriggerRequest, _scheduler_pb2.FireTriggerResponse]
+    """Starts its workflows now. INVALID_ARGUMENT: the event does not fit their params."""
+    GetTriggerInterface: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetTriggerRequest, _scheduler_pb2.GetTriggerInterfaceResponse]
+    """What an event may hold: the declared params of its workflows."""
 
 @_typing.type_check_only
 class SchedulerServiceAsyncStub(SchedulerServiceStub):
@@ -74,6 +112,12 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """The tasks of an execution, in topological order."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListEventsRequest, _scheduler_pb2.ListEventsResponse]  # type: ignore[assignment]
     """The events of an execution, oldest first."""
+    FollowEvents: _aio.UnaryStreamMultiCallable[_scheduler_pb2.FollowEventsRequest, _scheduler_pb2.FollowEventsResponse]  # type: ignore[assignment]
+    """The events of an execution after a position: those that are stored, then each as soon as it is committed. The first
+    message comes at once. Ends after the event that ends the execution; at once when nothing comes after the position.
+    NOT_FOUND when there is no such execution. UNAVAILABLE: the store cannot be read, or the scheduler stops; follow
+    again from the last position.
+    """
     CancelExecution: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ChangeExecutionRequest, _scheduler_pb2.Execution]  # type: ignore[assignment]
     """Stops an execution: nothing further starts, running tasks are told and then killed.
     FAILED_PRECONDITION when it already ended otherwise.
@@ -81,7 +125,39 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     PauseExecution: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ChangeExecutionRequest, _scheduler_pb2.Execution]  # type: ignore[assignment]
     """Claims no further task of an execution until it is resumed."""
     ResumeExecution: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ChangeExecutionRequest, _scheduler_pb2.Execution]  # type: ignore[assignment]
+    RetryExecution: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ChangeExecutionRequest, _scheduler_pb2.Execution]  # type: ignore[assignment]
+    """Runs again what did not succeed, in an execution that failed or was cancelled; what completed is kept.
+    FAILED_PRECONDITION when it has not ended, or nothing of it failed.
+    """
+    ExplainExecution: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetExecutionRequest, _scheduler_pb2.ExecutionExplanation]  # type: ignore[assignment]
+    """Why an execution is not done yet, or how it ended. UNAVAILABLE when the store cannot be written, which is the reason
+    then.
+    """
+    FindByRequest: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.FindByRequestRequest, _scheduler_pb2.FindByRequestResponse]  # type: ignore[assignment]
+    """The executions that a request began, oldest first."""
+    CleanUp: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.CleanUpRequest, _scheduler_pb2.CleanUpResponse]  # type: ignore[assignment]
+    """Deletes what retention would, on demand, of all tenants: for a few seconds at a time. What has not ended is never
+    touched.
+    """
     GetStatus: _aio.UnaryUnaryMultiCallable[_common_pb2.GetStatusRequest, _common_pb2.ServiceStatus]  # type: ignore[assignment]
+    OwnersChanged: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.OwnersChangedRequest, _scheduler_pb2.OwnersChangedResponse]  # type: ignore[assignment]
+    """From another scheduler: it has left the store, so that what it owned is to be taken over now. A hint: whoever misses
+    it sees the same at its next heartbeat.
+    """
+    ListExecutors: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListExecutorsRequest, _scheduler_pb2.ListExecutorsResponse]  # type: ignore[assignment]
+    """The executors that are connected, or hold a lease that has not lapsed."""
+    ListTriggers: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListTriggersRequest, _scheduler_pb2.ListTriggersResponse]  # type: ignore[assignment]
+    """The schedules of a tenant, by name: cron schedules and polled triggers alike."""
+    GetTrigger: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetTriggerRequest, _scheduler_pb2.GetTriggerResponse]  # type: ignore[assignment]
+    """One schedule, by its name or else by its workflow's, with its last firings. NOT_FOUND when there is none."""
+    PauseTrigger: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetTriggerRequest, _scheduler_pb2.Trigger]  # type: ignore[assignment]
+    """Fires nothing until it is resumed."""
+    ResumeTrigger: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetTriggerRequest, _scheduler_pb2.Trigger]  # type: ignore[assignment]
+    """Goes on with the next instant; what came due in the pause is not caught up."""
+    FireTrigger: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.FireTriggerRequest, _scheduler_pb2.FireTriggerResponse]  # type: ignore[assignment]
+    """Starts its workflows now. INVALID_ARGUMENT: the event does not fit their params."""
+    GetTriggerInterface: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetTriggerRequest, _scheduler_pb2.GetTriggerInterfaceResponse]  # type: ignore[assignment]
+    """What an event may hold: the declared params of its workflows."""
 
 class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     """What gateways call. Every method answers within its deadline, and none answers before what it says is durable."""
@@ -130,6 +206,18 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """The events of an execution, oldest first."""
 
     @_abc_1.abstractmethod
+    def FollowEvents(
+        self,
+        request: _scheduler_pb2.FollowEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_scheduler_pb2.FollowEventsResponse], _abc.AsyncIterator[_scheduler_pb2.FollowEventsResponse]]:
+        """The events of an execution after a position: those that are stored, then each as soon as it is committed. The first
+        message comes at once. Ends after the event that ends the execution; at once when nothing comes after the position.
+        NOT_FOUND when there is no such execution. UNAVAILABLE: the store cannot be read, or the scheduler stops; follow
+        again from the last position.
+        """
+
+    @_abc_1.abstractmethod
     def CancelExecution(
         self,
         request: _scheduler_pb2.ChangeExecutionRequest,
@@ -155,11 +243,115 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_scheduler_pb2.Execution, _abc.Awaitable[_scheduler_pb2.Execution]]: ...
 
     @_abc_1.abstractmethod
+    def RetryExecution(
+        self,
+        request: _scheduler_pb2.ChangeExecutionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.Execution, _abc.Awaitable[_scheduler_pb2.Execution]]:
+        """Runs again what did not succeed, in an execution that failed or was cancelled; what completed is kept.
+        FAILED_PRECONDITION when it has not ended, or nothing of it failed.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainExecution(
+        self,
+        request: _scheduler_pb2.GetExecutionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.ExecutionExplanation, _abc.Awaitable[_scheduler_pb2.ExecutionExplanation]]:
+        """Why an execution is not done yet, or how it ended. UNAVAILABLE when the store cannot be written, which is the reason
+        then.
+        """
+
+    @_abc_1.abstractmethod
+    def FindByRequest(
+        self,
+        request: _scheduler_pb2.FindByRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.FindByRequestResponse, _abc.Awaitable[_scheduler_pb2.FindByRequestResponse]]:
+        """The executions that a request began, oldest first."""
+
+    @_abc_1.abstractmethod
+    def CleanUp(
+        self,
+        request: _scheduler_pb2.CleanUpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.CleanUpResponse, _abc.Awaitable[_scheduler_pb2.CleanUpResponse]]:
+        """Deletes what retention would, on demand, of all tenants: for a few seconds at a time. What has not ended is never
+        touched.
+        """
+
+    @_abc_1.abstractmethod
     def GetStatus(
         self,
         request: _common_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_common_pb2.ServiceStatus, _abc.Awaitable[_common_pb2.ServiceStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def OwnersChanged(
+        self,
+        request: _scheduler_pb2.OwnersChangedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.OwnersChangedResponse, _abc.Awaitable[_scheduler_pb2.OwnersChangedResponse]]:
+        """From another scheduler: it has left the store, so that what it owned is to be taken over now. A hint: whoever misses
+        it sees the same at its next heartbeat.
+        """
+
+    @_abc_1.abstractmethod
+    def ListExecutors(
+        self,
+        request: _scheduler_pb2.ListExecutorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.ListExecutorsResponse, _abc.Awaitable[_scheduler_pb2.ListExecutorsResponse]]:
+        """The executors that are connected, or hold a lease that has not lapsed."""
+
+    @_abc_1.abstractmethod
+    def ListTriggers(
+        self,
+        request: _scheduler_pb2.ListTriggersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.ListTriggersResponse, _abc.Awaitable[_scheduler_pb2.ListTriggersResponse]]:
+        """The schedules of a tenant, by name: cron schedules and polled triggers alike."""
+
+    @_abc_1.abstractmethod
+    def GetTrigger(
+        self,
+        request: _scheduler_pb2.GetTriggerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.GetTriggerResponse, _abc.Awaitable[_scheduler_pb2.GetTriggerResponse]]:
+        """One schedule, by its name or else by its workflow's, with its last firings. NOT_FOUND when there is none."""
+
+    @_abc_1.abstractmethod
+    def PauseTrigger(
+        self,
+        request: _scheduler_pb2.GetTriggerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.Trigger, _abc.Awaitable[_scheduler_pb2.Trigger]]:
+        """Fires nothing until it is resumed."""
+
+    @_abc_1.abstractmethod
+    def ResumeTrigger(
+        self,
+        request: _scheduler_pb2.GetTriggerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.Trigger, _abc.Awaitable[_scheduler_pb2.Trigger]]:
+        """Goes on with the next instant; what came due in the pause is not caught up."""
+
+    @_abc_1.abstractmethod
+    def FireTrigger(
+        self,
+        request: _scheduler_pb2.FireTriggerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.FireTriggerResponse, _abc.Awaitable[_scheduler_pb2.FireTriggerResponse]]:
+        """Starts its workflows now. INVALID_ARGUMENT: the event does not fit their params."""
+
+    @_abc_1.abstractmethod
+    def GetTriggerInterface(
+        self,
+        request: _scheduler_pb2.GetTriggerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.GetTriggerInterfaceResponse, _abc.Awaitable[_scheduler_pb2.GetTriggerInterfaceResponse]]:
+        """What an event may hold: the declared params of its workflows."""
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

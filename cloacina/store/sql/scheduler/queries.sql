@@ -13,8 +13,9 @@ FROM definitions WHERE definition_id = ?;
 
 -- name: insert_execution
 INSERT INTO executions (execution_id, tenant_id, workflow_name, definition_id, status, reason, error, input, output,
-    request_id, traceparent, trigger_origin, idempotency_key, created_at, started_at, finished_at, cancelling, sequence)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+    request_id, traceparent, trigger_origin, idempotency_key, created_at, started_at, finished_at, cancelling, sequence,
+    priority, parent_execution_id, parent_task, parent_claim_id, depth, owner)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: update_execution
 -- What changes of an execution; the id comes last.
@@ -25,75 +26,187 @@ WHERE execution_id = ?;
 -- name: insert_task
 INSERT INTO tasks (execution_id, task_index, task_name, max_attempts, status, attempt, claim_id, executor_id,
     lost_claims, deferred, retry_due, output, error, details, reason, created_at, ready_at, claimed_at, started_at,
-    finished_at, updated_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+    finished_at, updated_at, instances)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: update_task
 -- What changes of a task; its key comes last.
 UPDATE tasks SET status = ?, attempt = ?, claim_id = ?, executor_id = ?, lost_claims = ?, deferred = ?, retry_due = ?,
     output = ?, error = ?, details = ?, reason = ?, ready_at = ?, claimed_at = ?, started_at = ?, finished_at = ?,
-    updated_at = ?
+    updated_at = ?, instances = ?
 WHERE execution_id = ? AND task_index = ?;
 
 -- name: insert_event
 INSERT INTO events (execution_id, sequence, event_type, task_name, at, data) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: upsert_executor
--- An executor's lease, renewed.
-INSERT INTO executors (executor_id, slots, version, lease_expires_at, updated_at) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (executor_id) DO UPDATE SET slots = excluded.slots, version = excluded.version,
+-- An executor's lease with one owner, renewed.
+INSERT INTO executors (owner, executor_id, slots, version, lease_expires_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (owner, executor_id) DO UPDATE SET slots = excluded.slots, version = excluded.version,
     lease_expires_at = excluded.lease_expires_at, updated_at = excluded.updated_at;
 
 -- name: delete_executor
-DELETE FROM executors WHERE executor_id = ?;
+DELETE FROM executors WHERE owner = ? AND executor_id = ?;
 
 -- name: executors
-SELECT executor_id, slots, version, lease_expires_at, updated_at FROM executors;
+SELECT owner, executor_id, slots, version, lease_expires_at, updated_at FROM executors ORDER BY owner, executor_id;
 
 -- name: raise_epoch
+-- Whoever changes owners does this first: the row's lock makes them take turns, and what follows sees what was before.
 UPDATE epochs SET epoch = epoch + 1 WHERE name = ?;
 
--- name: epoch
-SELECT epoch FROM epochs WHERE name = ?;
+-- name: join_owner
+-- An owner, new or again, under the epoch that was just raised. The lease is counted on the database's clock.
+INSERT INTO owners (owner_id, epoch, target, joined_at, lease_expires_at)
+VALUES (?, (SELECT epoch FROM epochs WHERE name = 'claims'), ?, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER),
+    CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) + ?)
+ON CONFLICT (owner_id) DO UPDATE SET epoch = excluded.epoch, target = excluded.target, joined_at = excluded.joined_at,
+    lease_expires_at = excluded.lease_expires_at;
+
+-- name: delete_other_owners
+-- Where one process has the store to itself every other owner has ended.
+DELETE FROM owners WHERE owner_id <> ?;
+
+-- name: delete_predecessors
+-- Two processes cannot listen at the same place: whoever was there before has ended.
+DELETE FROM owners WHERE target = ? AND owner_id <> ?;
+
+-- name: delete_lapsed_owners
+-- Of others: whoever asks is alive.
+DELETE FROM owners WHERE owner_id <> ? AND lease_expires_at <= CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER);
+
+-- name: adopt_executions
+-- Takes what belongs to no owner; the number of the adoption tells it from what was taken before.
+UPDATE executions SET owner = (SELECT epoch FROM owners WHERE owner_id = ?),
+    adoption = (SELECT epoch FROM epochs WHERE name = 'claims')
+WHERE finished_at IS NULL AND owner NOT IN (SELECT epoch FROM owners);
+
+-- name: adopt_schedules
+UPDATE epochs SET epoch = (SELECT epoch FROM owners WHERE owner_id = ?)
+WHERE name = 'schedules' AND epoch NOT IN (SELECT epoch FROM owners);
+
+-- name: delete_executors_of_nobody
+DELETE FROM executors WHERE owner NOT IN (SELECT epoch FROM owners);
+
+-- name: check_owner
+-- The fence: first in every transaction of an owner. It changes nothing, and finds no row once the owner was given up.
+UPDATE owners SET epoch = epoch WHERE owner_id = ? AND epoch = ?;
+
+-- name: renew_owner
+UPDATE owners SET lease_expires_at = CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) + ?
+WHERE owner_id = ? AND epoch = ?;
+
+-- name: leave_owner
+DELETE FROM owners WHERE owner_id = ? AND epoch = ?;
+
+-- name: owners
+-- Those there are, the eldest first: whether the lease has lapsed, and whether it fires the schedules.
+SELECT o.owner_id, o.epoch, o.target, o.joined_at,
+    o.lease_expires_at <= CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER), o.epoch = s.epoch
+FROM owners o CROSS JOIN epochs s WHERE s.name = 'schedules' ORDER BY o.epoch;
+
+-- name: owner_epoch
+SELECT epoch FROM owners WHERE owner_id = ?;
+
+-- name: owner_of_execution
+-- The epoch of an execution's owner, who that is (nobody: NULL), and whether the execution has ended.
+SELECT e.owner, o.owner_id, o.target, e.finished_at
+FROM executions e LEFT JOIN owners o ON o.epoch = e.owner WHERE e.execution_id = ? AND e.tenant_id = ?;
+
+-- name: last_adoption
+SELECT coalesce(max(adoption), 0) FROM executions WHERE finished_at IS NULL AND owner = ?;
+
+-- name: reopen_execution
+-- An execution that has ended goes on with a new owner; of two that want to reopen it one finds no row.
+UPDATE executions SET owner = ? WHERE execution_id = ? AND finished_at IS NOT NULL;
 
 -- name: live_executions
--- What has not ended; the partial index holds nothing else.
+-- What an owner has that has not ended; the partial index holds nothing else.
 SELECT execution_id, tenant_id, workflow_name, definition_id, status, reason, error, input, output, request_id,
-    traceparent, trigger_origin, idempotency_key, created_at, started_at, finished_at, cancelling, sequence
-FROM executions WHERE finished_at IS NULL ORDER BY execution_id;
+    traceparent, trigger_origin, idempotency_key, created_at, started_at, finished_at, cancelling, sequence, priority,
+    parent_execution_id, parent_task, parent_claim_id, depth
+FROM executions WHERE finished_at IS NULL AND owner = ? AND adoption > ? ORDER BY execution_id;
 
 -- name: live_tasks
 SELECT t.execution_id, t.task_index, t.task_name, t.max_attempts, t.status, t.attempt, t.claim_id, t.executor_id,
     t.lost_claims, t.deferred, t.retry_due, t.output, t.error, t.details, t.reason, t.created_at, t.ready_at,
-    t.claimed_at, t.started_at, t.finished_at, t.updated_at
+    t.claimed_at, t.started_at, t.finished_at, t.updated_at, t.instances
 FROM executions e JOIN tasks t ON t.execution_id = e.execution_id
-WHERE e.finished_at IS NULL ORDER BY t.execution_id, t.task_index;
+WHERE e.finished_at IS NULL AND e.owner = ? AND e.adoption > ? ORDER BY t.execution_id, t.task_index;
 
 -- name: execution
 SELECT execution_id, tenant_id, workflow_name, definition_id, status, reason, error, input, output, request_id,
-    traceparent, trigger_origin, idempotency_key, created_at, started_at, finished_at, cancelling, sequence
+    traceparent, trigger_origin, idempotency_key, created_at, started_at, finished_at, cancelling, sequence, priority,
+    parent_execution_id, parent_task, parent_claim_id, depth
 FROM executions WHERE execution_id = ? AND tenant_id = ?;
 
 -- name: execution_by_key
-SELECT execution_id FROM executions WHERE tenant_id = ? AND workflow_name = ? AND idempotency_key = ?;
+-- Also when it was deleted since: its key is kept for longer.
+SELECT execution_id FROM executions WHERE tenant_id = ? AND workflow_name = ? AND idempotency_key = ?
+UNION ALL
+SELECT execution_id FROM retired_keys WHERE tenant_id = ? AND workflow_name = ? AND idempotency_key = ?;
 
 -- name: list_executions
 -- Newest first. An empty filter matches all; the cursor is (created_at, execution_id) of the last row seen.
 SELECT execution_id, tenant_id, workflow_name, definition_id, status, reason, error, request_id, traceparent,
     trigger_origin, created_at, started_at, finished_at
 FROM executions
-WHERE tenant_id = ? AND (? = '' OR status = ?) AND (? = '' OR workflow_name = ?)
+WHERE tenant_id = ? AND (? = '' OR status = ?)
+    AND (created_at, execution_id) < (?, ?)
+ORDER BY created_at DESC, execution_id DESC LIMIT ? OFFSET ?;
+
+-- name: list_executions_of_workflow
+-- Like list_executions, along the index of workflows.
+SELECT execution_id, tenant_id, workflow_name, definition_id, status, reason, error, request_id, traceparent,
+    trigger_origin, created_at, started_at, finished_at
+FROM executions
+WHERE tenant_id = ? AND workflow_name = ? AND (? = '' OR status = ?)
+    AND (created_at, execution_id) < (?, ?)
+ORDER BY created_at DESC, execution_id DESC LIMIT ? OFFSET ?;
+
+-- name: list_executions_ended_badly
+-- Failed or cancelled ones, along their own index.
+SELECT execution_id, tenant_id, workflow_name, definition_id, status, reason, error, request_id, traceparent,
+    trigger_origin, created_at, started_at, finished_at
+FROM executions
+WHERE tenant_id = ? AND status IN ('Failed', 'Cancelled') AND status = ? AND (? = '' OR workflow_name = ?)
+    AND (created_at, execution_id) < (?, ?)
+ORDER BY created_at DESC, execution_id DESC LIMIT ? OFFSET ?;
+
+-- name: list_unfinished_executions
+-- Those of a status that is no end, among the unfinished ones.
+SELECT execution_id, tenant_id, workflow_name, definition_id, status, reason, error, request_id, traceparent,
+    trigger_origin, created_at, started_at, finished_at
+FROM executions
+WHERE tenant_id = ? AND finished_at IS NULL AND status = ? AND (? = '' OR workflow_name = ?)
     AND (created_at, execution_id) < (?, ?)
 ORDER BY created_at DESC, execution_id DESC LIMIT ? OFFSET ?;
 
 -- name: count_executions
-SELECT count(*) FROM executions
-WHERE tenant_id = ? AND (? = '' OR status = ?) AND (? = '' OR workflow_name = ?);
+-- As many as match, up to a bound: the last parameter.
+SELECT count(*) FROM (SELECT 1 FROM executions
+    WHERE tenant_id = ? AND (? = '' OR status = ?)
+    LIMIT ?) AS matching;
+
+-- name: count_executions_of_workflow
+SELECT count(*) FROM (SELECT 1 FROM executions
+    WHERE tenant_id = ? AND workflow_name = ? AND (? = '' OR status = ?)
+    LIMIT ?) AS matching;
+
+-- name: count_executions_ended_badly
+SELECT count(*) FROM (SELECT 1 FROM executions
+    WHERE tenant_id = ? AND status IN ('Failed', 'Cancelled') AND status = ? AND (? = '' OR workflow_name = ?)
+    LIMIT ?) AS matching;
+
+-- name: count_unfinished_executions
+SELECT count(*) FROM (SELECT 1 FROM executions
+    WHERE tenant_id = ? AND finished_at IS NULL AND status = ? AND (? = '' OR workflow_name = ?)
+    LIMIT ?) AS matching;
 
 -- name: list_tasks
 SELECT t.execution_id, t.task_index, t.task_name, t.max_attempts, t.status, t.attempt, t.claim_id, t.executor_id,
     t.lost_claims, t.deferred, t.retry_due, t.output, t.error, t.details, t.reason, t.created_at, t.ready_at,
-    t.claimed_at, t.started_at, t.finished_at, t.updated_at
+    t.claimed_at, t.started_at, t.finished_at, t.updated_at, t.instances
 FROM executions e JOIN tasks t ON t.execution_id = e.execution_id
 WHERE e.execution_id = ? AND e.tenant_id = ? ORDER BY t.task_index;
 
@@ -102,5 +215,230 @@ SELECT v.execution_id, v.sequence, v.event_type, v.task_name, v.at, v.data
 FROM executions e JOIN events v ON v.execution_id = e.execution_id
 WHERE e.execution_id = ? AND e.tenant_id = ? AND v.sequence > ? ORDER BY v.sequence LIMIT ?;
 
+-- name: execution_progress
+-- Whose an execution is, the number of its last event, and whether it has ended. An empty tenant matches all.
+SELECT tenant_id, sequence, finished_at FROM executions
+WHERE execution_id = ? AND (? = '' OR tenant_id = ?);
+
 -- name: task_claim
-SELECT claim_id FROM tasks WHERE execution_id = ? AND task_name = ?;
+-- The last claim of a task, and whose its execution is if that has not ended.
+SELECT t.claim_id, e.owner, e.finished_at
+FROM executions e JOIN tasks t ON t.execution_id = e.execution_id WHERE e.execution_id = ? AND t.task_name = ?;
+
+-- name: held_claim
+-- Whether a claim is the current one of a task that runs.
+SELECT 1 FROM executions e JOIN tasks t ON t.execution_id = e.execution_id
+WHERE e.execution_id = ? AND e.finished_at IS NULL AND t.claim_id = ? AND t.status = 'Running';
+
+-- name: insert_schedule
+INSERT INTO schedules (schedule_id, tenant_id, name, kind, workflows, source, package_id, package_digest, cron,
+    timezone, poll_interval_ms, allow_concurrent, catch_up, catch_up_cap, params, paused_at, next_run_at, last_run_at,
+    last_poll_at, last_outcome, last_error, created_at, updated_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: update_schedule
+-- Only if next_run_at is still what was read: a firing is decided once, whoever decides. The key and that come last.
+UPDATE schedules SET tenant_id = ?, name = ?, kind = ?, workflows = ?, source = ?, package_id = ?, package_digest = ?,
+    cron = ?, timezone = ?, poll_interval_ms = ?, allow_concurrent = ?, catch_up = ?, catch_up_cap = ?, params = ?,
+    paused_at = ?, next_run_at = ?, last_run_at = ?, last_poll_at = ?, last_outcome = ?, last_error = ?,
+    created_at = ?, updated_at = ?
+WHERE schedule_id = ? AND next_run_at IS ?;
+
+-- name: delete_schedule
+DELETE FROM schedules WHERE schedule_id = ?;
+
+-- name: delete_firings_of_schedule
+DELETE FROM schedule_firings WHERE schedule_id = ?;
+
+-- name: insert_firing
+INSERT INTO schedule_firings (firing_key, firing_id, schedule_id, workflow_name, execution_id, outcome, error,
+    context_hash, scheduled_at, fired_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: schedules
+SELECT schedule_id, tenant_id, name, kind, workflows, source, package_id, package_digest, cron, timezone,
+    poll_interval_ms, allow_concurrent, catch_up, catch_up_cap, params, paused_at, next_run_at, last_run_at,
+    last_poll_at, last_outcome, last_error, created_at, updated_at
+FROM schedules ORDER BY schedule_id;
+
+-- name: live_firings
+-- The executions that schedules started and that have not ended.
+SELECT f.schedule_id, f.execution_id, f.context_hash
+FROM executions e JOIN schedule_firings f ON f.execution_id = e.execution_id
+WHERE e.finished_at IS NULL;
+
+-- name: list_firings
+-- Newest first, with the end of the execution.
+SELECT f.firing_key, f.firing_id, f.schedule_id, f.workflow_name, f.execution_id, f.outcome, f.error, f.context_hash,
+    f.scheduled_at, f.fired_at, e.finished_at
+FROM schedule_firings f LEFT JOIN executions e ON e.execution_id = f.execution_id
+WHERE f.schedule_id = ? ORDER BY f.fired_at DESC, f.firing_key DESC LIMIT ? OFFSET ?;
+
+-- name: count_firings
+-- All firings of schedules of a kind since a time, and those that started an execution.
+SELECT count(*), count(f.execution_id)
+FROM schedule_firings f JOIN schedules s ON s.schedule_id = f.schedule_id
+WHERE s.kind = ? AND f.fired_at >= ?;
+
+-- name: insert_instance
+INSERT INTO instances (instance_id, tenant_id, workflow_name, instance_name, params, cron_expression, timezone, enabled,
+    paused, next_run_at, last_run_at, created_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: delete_instance
+DELETE FROM instances WHERE tenant_id = ? AND workflow_name = ? AND instance_name = ?;
+
+-- name: instance
+SELECT instance_id, tenant_id, workflow_name, instance_name, params, cron_expression, timezone, enabled, paused,
+    next_run_at, last_run_at, created_at
+FROM instances WHERE tenant_id = ? AND workflow_name = ? AND instance_name = ?;
+
+-- name: instance_by_id
+SELECT instance_id, tenant_id, workflow_name, instance_name, params, cron_expression, timezone, enabled, paused,
+    next_run_at, last_run_at, created_at
+FROM instances WHERE instance_id = ?;
+
+-- name: scheduled_instances
+-- Of all tenants, those whose schedule is on.
+SELECT instance_id, tenant_id, workflow_name, instance_name, params, cron_expression, timezone, enabled, paused,
+    next_run_at, last_run_at, created_at
+FROM instances WHERE cron_expression IS NOT NULL AND enabled ORDER BY created_at, instance_id;
+
+-- name: list_instances
+-- Oldest first.
+SELECT instance_id, tenant_id, workflow_name, instance_name, params, cron_expression, timezone, enabled, paused,
+    next_run_at, last_run_at, created_at
+FROM instances WHERE tenant_id = ? AND workflow_name = ? ORDER BY created_at, instance_id LIMIT ? OFFSET ?;
+
+-- name: count_instances
+SELECT count(*) FROM instances WHERE tenant_id = ? AND workflow_name = ?;
+
+-- name: executions_of_request
+-- What a request began, oldest first. An empty tenant matches all.
+SELECT execution_id, tenant_id, workflow_name, definition_id, status, reason, error, request_id, traceparent,
+    trigger_origin, created_at, started_at, finished_at
+FROM executions
+WHERE request_id = ? AND (? = '' OR tenant_id = ?) ORDER BY created_at, execution_id LIMIT ?;
+
+-- name: latest_waits
+-- When an execution was paused, or began to be cancelled, or a task of it gave its slot back, failed for a while, or was
+-- set back to be run again, last.
+SELECT event_type, coalesce(task_name, ''), max(at) FROM events
+WHERE execution_id = ?
+AND event_type IN ('workflow_paused', 'workflow_cancelling', 'task_deferred', 'task_retry_scheduled', 'task_reset')
+GROUP BY event_type, task_name;
+
+-- name: expired_executions
+-- Those that ended before a time, with how many events and tasks each has; ids are ordered by time. The cursor is the
+-- last id seen.
+SELECT e.execution_id, (SELECT count(*) FROM events v WHERE v.execution_id = e.execution_id),
+    (SELECT count(*) FROM tasks t WHERE t.execution_id = e.execution_id)
+FROM executions e
+WHERE e.execution_id > ? AND e.execution_id < ? AND e.finished_at < ? ORDER BY e.execution_id LIMIT ?;
+
+-- name: expired_events
+-- Executions that ended before a time and have events, with how many. The cursor is the last id seen.
+SELECT v.execution_id, count(*)
+FROM events v JOIN executions e ON e.execution_id = v.execution_id
+WHERE v.execution_id > ? AND v.execution_id < ? AND e.finished_at < ?
+GROUP BY v.execution_id ORDER BY v.execution_id LIMIT ?;
+
+-- name: count_expired_executions
+SELECT count(*) FROM executions WHERE execution_id < ? AND finished_at < ?;
+
+-- name: count_expired_events
+SELECT count(*) FROM events v JOIN executions e ON e.execution_id = v.execution_id
+WHERE v.execution_id < ? AND e.finished_at < ?;
+
+-- name: tenants_with_executions
+-- Steps from tenant to tenant in the index, however many executions each has.
+WITH RECURSIVE tenants (tenant_id) AS (
+    SELECT min(tenant_id) FROM executions
+    UNION ALL
+    SELECT (SELECT min(e.tenant_id) FROM executions e WHERE e.tenant_id > t.tenant_id) FROM tenants t
+    WHERE t.tenant_id IS NOT NULL
+)
+SELECT tenant_id FROM tenants WHERE tenant_id IS NOT NULL;
+
+-- name: newest_beyond
+-- The newest execution of a tenant behind the first so many.
+SELECT created_at, execution_id FROM executions WHERE tenant_id = ?
+ORDER BY created_at DESC, execution_id DESC LIMIT 1 OFFSET ?;
+
+-- name: superfluous_executions
+-- Of a tenant, what has ended, after a cursor and up to an execution, both (created_at, execution_id); oldest first.
+SELECT e.execution_id, (SELECT count(*) FROM events v WHERE v.execution_id = e.execution_id),
+    (SELECT count(*) FROM tasks t WHERE t.execution_id = e.execution_id), e.created_at
+FROM executions e
+WHERE e.tenant_id = ? AND (e.created_at, e.execution_id) > (?, ?) AND (e.created_at, e.execution_id) <= (?, ?)
+    AND e.finished_at IS NOT NULL
+ORDER BY e.created_at, e.execution_id LIMIT ?;
+
+-- name: retire_key
+INSERT INTO retired_keys (tenant_id, workflow_name, idempotency_key, execution_id, created_at)
+SELECT tenant_id, workflow_name, idempotency_key, execution_id, created_at FROM executions
+WHERE execution_id = ? AND idempotency_key IS NOT NULL;
+
+-- name: delete_ended_execution
+-- Only what has ended: it may have been opened again since it was looked up.
+DELETE FROM executions WHERE execution_id = ? AND finished_at IS NOT NULL;
+
+-- name: delete_tasks
+DELETE FROM tasks WHERE execution_id = ?;
+
+-- name: delete_events
+DELETE FROM events WHERE execution_id = ?;
+
+-- name: delete_events_up_to
+DELETE FROM events WHERE execution_id = ? AND sequence <= ?;
+
+-- name: delete_firings_of_execution
+DELETE FROM schedule_firings WHERE execution_id = ?;
+
+-- name: expired_firings
+-- Firings that started nothing: skipped and failed ones.
+SELECT firing_key FROM schedule_firings WHERE execution_id IS NULL AND fired_at < ? LIMIT ?;
+
+-- name: delete_firing
+DELETE FROM schedule_firings WHERE firing_key = ?;
+
+-- name: lapsed_keys
+SELECT tenant_id, workflow_name, idempotency_key FROM retired_keys WHERE created_at < ? ORDER BY created_at LIMIT ?;
+
+-- name: delete_retired_key
+DELETE FROM retired_keys WHERE tenant_id = ? AND workflow_name = ? AND idempotency_key = ?;
+-- name: tenant_unfinished
+SELECT count(*) FROM executions WHERE tenant_id = ? AND finished_at IS NULL;
+
+-- name: tenant_executions
+-- Some that a tenant has, to be deleted.
+SELECT execution_id FROM executions WHERE tenant_id = ? ORDER BY created_at, execution_id LIMIT ?;
+
+-- name: tenant_delete_events
+DELETE FROM events WHERE execution_id = ?;
+
+-- name: tenant_delete_tasks
+DELETE FROM tasks WHERE execution_id = ?;
+
+-- name: tenant_delete_execution
+DELETE FROM executions WHERE execution_id = ?;
+
+-- name: tenant_delete_firings
+DELETE FROM schedule_firings WHERE schedule_id IN (SELECT schedule_id FROM schedules WHERE tenant_id = ?);
+
+-- name: tenant_delete_schedules
+DELETE FROM schedules WHERE tenant_id = ?;
+
+-- name: tenant_delete_instances
+DELETE FROM instances WHERE tenant_id = ?;
+
+-- name: tenant_delete_retired_keys
+DELETE FROM retired_keys WHERE tenant_id = ?;
+
+-- name: tenant_delete_definitions
+DELETE FROM definitions WHERE tenant_id = ?;
+
+-- name: instances_of_tenant
+SELECT instance_id, tenant_id, workflow_name, instance_name, params, cron_expression, timezone, enabled, paused,
+    next_run_at, last_run_at, created_at
+FROM instances WHERE tenant_id = ? ORDER BY created_at, instance_id;

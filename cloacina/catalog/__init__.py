@@ -1,0 +1,1 @@
+"""The workflows that can be executed: what packages declare, what the engine makes of it, what inputs they take."""

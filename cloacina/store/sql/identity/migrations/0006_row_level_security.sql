@@ -1,0 +1,1 @@
+-- Row-level security is PostgreSQL's. SQLite has none, and keeps the same number of migrations.

@@ -1,0 +1,18 @@
+-- Named instances: params bound to a workflow, perhaps with a schedule. Times are microseconds since the Unix epoch, UTC.
+-- The instance's id is its schedule's. Without a cron expression next_run_at stays NULL and nothing ever starts it.
+CREATE TABLE instances (
+    instance_id     TEXT COLLATE "C" PRIMARY KEY,
+    tenant_id       TEXT COLLATE "C" NOT NULL,
+    workflow_name   TEXT COLLATE "C" NOT NULL,
+    instance_name   TEXT COLLATE "C" NOT NULL,
+    params          BYTEA NOT NULL,
+    cron_expression TEXT,
+    timezone        TEXT NOT NULL,
+    enabled         BOOLEAN NOT NULL,
+    paused          BOOLEAN NOT NULL,
+    next_run_at     BIGINT,
+    last_run_at     BIGINT,
+    created_at      BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX instances_name ON instances (tenant_id, workflow_name, instance_name);
+CREATE INDEX instances_listed ON instances (tenant_id, workflow_name, created_at, instance_id);

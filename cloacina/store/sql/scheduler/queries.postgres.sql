@@ -1,0 +1,101 @@
+-- Where PostgreSQL needs other words than queries.sql. What a group commit writes by the thousand goes to the server as
+-- one statement over arrays, one array a column, in place of one statement a row: docs/decisions/0003-postgresql-driver.md
+-- has the figures. A key may occur once in the arrays of an update.
+
+-- name: insert_execution (rows as arrays)
+INSERT INTO executions (execution_id, tenant_id, workflow_name, definition_id, status, reason, error, input, output,
+    request_id, traceparent, trigger_origin, idempotency_key, created_at, started_at, finished_at, cancelling,
+    sequence, priority, parent_execution_id, parent_task, parent_claim_id, depth, owner)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+    $8::bytea[], $9::bytea[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[], $15::bigint[],
+    $16::bigint[], $17::text[], $18::bigint[], $19::integer[], $20::text[], $21::text[], $22::bigint[],
+    $23::integer[], $24::bigint[]);
+
+-- name: update_execution (rows as arrays)
+UPDATE executions AS old SET status = new.status, reason = new.reason, error = new.error, output = new.output,
+    started_at = new.started_at, finished_at = new.finished_at, cancelling = new.cancelling, sequence = new.sequence
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[], $7::text[], $8::bigint[],
+    $9::text[])
+    AS new (status, reason, error, output, started_at, finished_at, cancelling, sequence, execution_id)
+WHERE old.execution_id = new.execution_id;
+
+-- name: insert_task (rows as arrays)
+INSERT INTO tasks (execution_id, task_index, task_name, max_attempts, status, attempt, claim_id, executor_id,
+    lost_claims, deferred, retry_due, output, error, details, reason, created_at, ready_at, claimed_at, started_at,
+    finished_at, updated_at, instances)
+SELECT * FROM unnest($1::text[], $2::integer[], $3::text[], $4::integer[], $5::text[], $6::integer[], $7::bigint[],
+    $8::text[], $9::integer[], $10::boolean[], $11::bigint[], $12::bytea[], $13::text[], $14::text[], $15::text[],
+    $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::integer[]);
+
+-- name: update_task (rows as arrays)
+UPDATE tasks AS old SET status = new.status, attempt = new.attempt, claim_id = new.claim_id, executor_id =
+    new.executor_id, lost_claims = new.lost_claims, deferred = new.deferred, retry_due = new.retry_due, output =
+    new.output, error = new.error, details = new.details, reason = new.reason, ready_at = new.ready_at, claimed_at =
+    new.claimed_at, started_at = new.started_at, finished_at = new.finished_at, updated_at = new.updated_at,
+    instances = new.instances
+FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::text[], $5::integer[], $6::boolean[], $7::bigint[],
+    $8::bytea[], $9::text[], $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
+    $16::bigint[], $17::integer[], $18::text[], $19::integer[])
+    AS new (status, attempt, claim_id, executor_id, lost_claims, deferred, retry_due, output, error, details,
+    reason, ready_at, claimed_at, started_at, finished_at, updated_at, instances, execution_id, task_index)
+WHERE old.execution_id = new.execution_id AND old.task_index = new.task_index;
+
+-- name: insert_event (rows as arrays)
+INSERT INTO events (execution_id, sequence, event_type, task_name, at, data)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[]);
+
+-- name: update_schedule
+UPDATE schedules SET tenant_id = ?, name = ?, kind = ?, workflows = ?, source = ?, package_id = ?, package_digest = ?,
+    cron = ?, timezone = ?, poll_interval_ms = ?, allow_concurrent = ?, catch_up = ?, catch_up_cap = ?, params = ?,
+    paused_at = ?, next_run_at = ?, last_run_at = ?, last_poll_at = ?, last_outcome = ?, last_error = ?,
+    created_at = ?, updated_at = ?
+WHERE schedule_id = ? AND next_run_at IS NOT DISTINCT FROM ?;
+
+-- name: join_owner
+INSERT INTO owners (owner_id, epoch, target, joined_at, lease_expires_at)
+VALUES (?, (SELECT epoch FROM epochs WHERE name = 'claims'), ?, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
+    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + ?)
+ON CONFLICT (owner_id) DO UPDATE SET epoch = excluded.epoch, target = excluded.target, joined_at = excluded.joined_at,
+    lease_expires_at = excluded.lease_expires_at;
+
+-- name: delete_predecessors
+DELETE FROM owners WHERE owner_id IN
+    (SELECT owner_id FROM owners WHERE target = ? AND owner_id <> ? FOR UPDATE SKIP LOCKED);
+
+-- name: delete_lapsed_owners
+-- One that is in the midst of a transaction is not waited for: it may still renew its lease.
+DELETE FROM owners WHERE owner_id IN
+    (SELECT owner_id FROM owners WHERE owner_id <> ?
+    AND lease_expires_at <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+    FOR UPDATE SKIP LOCKED);
+
+-- name: check_owner
+-- The row's lock is shared, so that nothing is written for it; who gives the owner up waits for the end of this
+-- transaction, or else this one waits for that and finds no row.
+SELECT 1 FROM owners WHERE owner_id = ? AND epoch = ? FOR SHARE;
+
+-- name: renew_owner
+UPDATE owners SET lease_expires_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + ?
+WHERE owner_id = ? AND epoch = ?;
+
+-- name: owners
+SELECT o.owner_id, o.epoch, o.target, o.joined_at,
+    o.lease_expires_at <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, o.epoch = s.epoch
+FROM owners o CROSS JOIN epochs s WHERE s.name = 'schedules' ORDER BY o.epoch;
+
+-- name: retire_key (rows as arrays)
+INSERT INTO retired_keys (tenant_id, workflow_name, idempotency_key, execution_id, created_at)
+SELECT tenant_id, workflow_name, idempotency_key, execution_id, created_at FROM executions
+WHERE execution_id = ANY($1::text[]) AND idempotency_key IS NOT NULL;
+
+-- name: delete_ended_execution (rows as arrays)
+DELETE FROM executions WHERE execution_id = ANY($1::text[]) AND finished_at IS NOT NULL;
+
+-- name: delete_tasks (rows as arrays)
+DELETE FROM tasks WHERE execution_id = ANY($1::text[]);
+
+-- name: delete_events (rows as arrays)
+DELETE FROM events WHERE execution_id = ANY($1::text[]);
+
+-- name: delete_firings_of_execution (rows as arrays)
+DELETE FROM schedule_firings WHERE execution_id = ANY($1::text[]);

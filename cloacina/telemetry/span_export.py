@@ -1,0 +1,192 @@
+"""The way of spans to the collector: a bounded queue and a thread of its own. Loaded only where tracing is on.
+
+In place of the SDK's batch processor and exporter, for what those cost a request while a collector is away: they encode
+a batch of 512 spans anew at each attempt, in one go, and Python runs nothing else meanwhile. Here a batch is encoded
+once, a few spans at a time with a pause in between; and spans that worker processes have encoded go the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+
+log = logging.getLogger(__name__)
+
+QUEUE_SPANS = 8192
+QUEUE_BYTES = 32 << 20
+BATCH_SPANS = 512
+EXPORT_EVERY_S = 0.5
+EXPORT_DEADLINE_S = 5.0
+SAY_EVERY_S = 60.0
+
+_EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_ENCODED_AT_ONCE = 8
+"""Spans: about half a millisecond."""
+_PAUSE_S = 0.0002
+_FIRST_RETRY_S = 0.5
+_AFTER_FAILURE_S = 1.0
+_CHANNEL_OPTIONS: Any = (("grpc.max_reconnect_backoff_ms", 5000),)  # a collector that comes back is noticed soon
+_TRANSIENT = frozenset(
+    (
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    )
+)
+"""What the specification of OTLP/gRPC says may be tried again."""
+
+
+class Losses:
+    """Counts spans that are gone, and says so at most once a minute.
+
+    Args:
+        count: called with the number of spans whenever some are lost.
+    """
+
+    def __init__(self, count: Callable[[float], None]) -> None:
+        self._count = count
+        self._said_at = float("-inf")
+        self._lock = threading.Lock()
+        self.spans = 0
+
+    def add(self, spans: int, why: str) -> None:
+        """Notes spans that are gone."""
+        now = time.monotonic()
+        with self._lock:
+            self.spans += spans
+            say = now - self._said_at >= SAY_EVERY_S
+            if say:
+                self._said_at = now
+        self._count(spans)
+        if say:
+            log.warning(
+                "spans are dropped: the trace collector cannot be reached, or is too slow",
+                extra={"error": why, "dropped": self.spans},
+            )
+
+
+class SpanQueue(SpanProcessor):
+    """Takes spans that have ended, from any thread and without waiting, and exports them in the background.
+
+    Args:
+        losses: told of spans that find the queue full, and of those that the collector does not take.
+    """
+
+    def __init__(self, losses: Losses) -> None:
+        self._losses = losses
+        self._items: deque[ReadableSpan | bytes] = deque()
+        self._bytes = 0
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        exporter: Any = OTLPSpanExporter(channel_options=_CHANNEL_OPTIONS)  # it reads the OTEL_* variables
+        self._metadata = exporter._headers
+        self._channel: grpc.Channel = exporter._channel
+        self._export = self._channel.unary_unary(_EXPORT)  # no serializer: what is sent is encoded already
+        self._thread = threading.Thread(target=self._run, name="export spans", daemon=True)
+        self._thread.start()
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        pass
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.context is not None and span.context.trace_flags.sampled:
+            self._put(span)
+
+    def put_encoded(self, span: bytes) -> None:
+        """Takes a span as an encoded ExportTraceServiceRequest."""
+        if self._bytes + len(span) > QUEUE_BYTES:
+            self._losses.add(1, f"{self._bytes} bytes of workers' spans wait for it")
+        elif self._put(span):
+            self._bytes += len(span)
+
+    def shutdown(self) -> None:
+        """Exports what is queued; waits for that."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Has what is queued exported soon. Returns whether it was within the time."""
+        self._wake.set()
+        deadline = time.monotonic() + timeout_millis / 1000
+        while self._items and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return not self._items
+
+    def _put(self, item: ReadableSpan | bytes) -> bool:
+        waiting = len(self._items)
+        if waiting >= QUEUE_SPANS:
+            self._losses.add(1, f"{waiting} spans wait for it")
+            return False
+        self._items.append(item)
+        if waiting + 1 >= BATCH_SPANS and not self._wake.is_set():
+            self._wake.set()
+        return True
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait(EXPORT_EVERY_S)
+            self._wake.clear()
+            while self._items:
+                batch = [self._items.popleft() for _ in range(min(len(self._items), BATCH_SPANS))]
+                self._bytes -= sum(len(item) for item in batch if isinstance(item, bytes))
+                try:
+                    delivered = self._deliver(self._encoded(batch), len(batch))
+                except Exception as error:  # a span that cannot be encoded, say: the others go on
+                    self._losses.add(len(batch), f"{type(error).__name__}: {error}")
+                    continue
+                if not delivered:  # what would be encoded in vain is better dropped at the queue, which costs nothing
+                    self._closing.wait(_AFTER_FAILURE_S)
+            if self._closing.is_set():
+                self._channel.close()
+                return
+
+    def _encoded(self, batch: Sequence[ReadableSpan | bytes]) -> bytes:
+        """The batch as one request: encoded ones behind each other are their union."""
+        parts = [item for item in batch if isinstance(item, bytes)]
+        own = [item for item in batch if not isinstance(item, bytes)]
+        for first in range(0, len(own), _ENCODED_AT_ONCE):
+            parts.append(encode_spans(own[first : first + _ENCODED_AT_ONCE]).SerializeToString())
+            if not self._closing.is_set():
+                time.sleep(_PAUSE_S)  # lets go of the interpreter, for whoever waits for it
+        return b"".join(parts)
+
+    def _deliver(self, encoded: bytes, spans: int) -> bool:
+        """Sends a request, again where that may help. Returns whether the collector answered it."""
+        deadline, pause = time.monotonic() + EXPORT_DEADLINE_S, _FIRST_RETRY_S
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                answer = ExportTraceServiceResponse.FromString(
+                    self._export(encoded, metadata=self._metadata, timeout=left)
+                )
+            except grpc.RpcError as error:
+                status: Any = error
+                if (
+                    status.code() not in _TRANSIENT
+                    or pause >= deadline - time.monotonic()
+                    or self._closing.wait(pause)  # there is no time left for another attempt
+                ):
+                    self._losses.add(spans, f"{status.code().name}: {status.details()}")
+                    return False
+                pause *= 2
+            else:
+                refused = answer.partial_success
+                if refused.rejected_spans:
+                    self._losses.add(refused.rejected_spans, refused.error_message)
+                return True

@@ -1,0 +1,1 @@
+"""A month of hourly air measurements: fetched, cleaned in parallel branches, aggregated, written out."""

@@ -1,0 +1,266 @@
+"""Calls that belong to another scheduler: found by the execution, or by who keeps the schedules, and passed on once.
+
+A request may reach any scheduler. What concerns an unfinished execution is its owner's; schedules, named instances and
+executions that are counted against a limit are the keeper's; an `Idempotency-Key` has a scheduler that decides on it,
+so that two of them seldom insert the same key at once. Everything else is answered where it arrives, from the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter
+
+from cloacina.engine.engine import Engine
+from cloacina.engine.schedules import Schedules
+from cloacina.errors import CloacinaError, Unavailable
+from cloacina.rpc.client import RpcClient
+from cloacina.rpc.v1 import scheduler_pb2, scheduler_pb2_grpc
+from cloacina.store.owners import OwnerStore
+from services.scheduler.definitions import Definitions
+
+log = logging.getLogger(__name__)
+
+FORWARDED = "x-cloacina-forwarded"
+"""Metadata of a call that another scheduler has passed on: it is not passed on again."""
+
+_LONGEST_WAIT_S = 2.0
+"""Seconds that a call waits while what it is about is being taken over."""
+_LOOK_AGAIN_S = 0.05
+_HINT_DEADLINE_S = 1.0
+_MOST_CLIENTS = 32
+_MARGIN_S = 0.2
+"""Of the caller's deadline so much is left for the way back."""
+
+
+class Preferred(str):
+    """A scheduler that had better be the one; where it cannot be reached any other will do."""
+
+    __slots__ = ()
+
+
+Route = Callable[[Any, bool], Awaitable[str | None]]
+"""Given the request, and whether it was passed on already: where it belongs; ``None`` for here."""
+
+
+class Routes:
+    """Where calls belong.
+
+    Args:
+        engine: what is owned here.
+        owners: whose everything else is.
+        schedules: whether they are kept here.
+        definitions: what is executed, and its limits.
+    """
+
+    def __init__(self, engine: Engine, owners: OwnerStore, schedules: Schedules, definitions: Definitions) -> None:
+        self._engine = engine
+        self._ownership = engine.ownership
+        self._owners = owners
+        self._schedules = schedules
+        self._definitions = definitions
+
+    async def to_owner(self, request: Any, forwarded: bool) -> str | None:
+        """To the owner of an unfinished execution. One that has ended is everybody's."""
+
+        async def look() -> tuple[bool, str | None]:
+            if self._engine.find(request.execution_id) is not None:
+                return True, None
+            found = await self._owners.owner_of(request.tenant_id, request.execution_id)
+            if found is None or found.ended:
+                return True, None
+            return self._elsewhere(found.epoch, found.target, forwarded)
+
+        return None if self._ownership.sole else await self._until_settled(look)
+
+    async def to_last_owner(self, request: Any, forwarded: bool) -> str | None:
+        """To who has, or had, an execution, or else to the keeper: so that two who retry it meet."""
+
+        async def look() -> tuple[bool, str | None]:
+            if self._engine.find(request.execution_id) is not None:
+                return True, None
+            found = await self._owners.owner_of(request.tenant_id, request.execution_id)
+            if found is None or found.epoch == self._ownership.owner.epoch:
+                return True, None
+            if not found.owner_id and found.ended:
+                return True, await self.to_keeper(request, forwarded)
+            if found.ended and forwarded:
+                return True, None
+            return self._elsewhere(found.epoch, found.target, forwarded)
+
+        return None if self._ownership.sole else await self._until_settled(look)
+
+    async def to_keeper(self, request: Any, forwarded: bool) -> str | None:
+        """To the scheduler that keeps the schedules."""
+
+        async def look() -> tuple[bool, str | None]:
+            if self._schedules.kept_here:
+                return True, None
+            keeper = self._ownership.keeper
+            if keeper is None or forwarded:
+                await self._ownership.refresh()
+                keeper = self._ownership.keeper
+            if keeper is None:
+                return self._elsewhere(0, "", forwarded)
+            return self._elsewhere(keeper.epoch, keeper.target, forwarded)
+
+        return await self._until_settled(look)
+
+    async def to_starter(self, request: Any, forwarded: bool) -> str | None:
+        """To who is to begin an execution: the keeper, if a limit counts it, so that one scheduler counts them all."""
+        if self._ownership.alone or forwarded:
+            return None
+        tenant_id, workflow_name = request.tenant_id, request.workflow_name
+        counted = self._engine.settings.tenant_tasks or request.max_unfinished
+        if counted or self._definitions.is_limited(tenant_id, workflow_name):
+            return await self.to_keeper(request, forwarded)
+        if not request.idempotency_key:
+            return None
+        key = f"{request.tenant_id}\0{request.workflow_name}\0{request.idempotency_key}"
+        there = [row for row in self._ownership.owners if row.target and not row.lapsed]
+        decides = max(there, key=lambda row: hashlib.blake2b(f"{row.epoch}\0{key}".encode()).digest(), default=None)
+        if decides is None or decides.epoch == self._ownership.owner.epoch:
+            return None
+        return Preferred(decides.target)
+
+    def _elsewhere(self, epoch: int, target: str, forwarded: bool) -> tuple[bool, str | None]:
+        """Whether it is settled where a call belongs, and where that is."""
+        if epoch != self._ownership.owner.epoch and target and not forwarded:
+            return True, target
+        if not target:
+            self._ownership.look()
+        return False, None
+
+    async def _until_settled(self, look: Callable[[], Awaitable[tuple[bool, str | None]]]) -> str | None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _LONGEST_WAIT_S
+        while True:
+            settled, target = await look()
+            if settled:
+                return target
+            if loop.time() > deadline:
+                raise Unavailable("this is being taken over by another scheduler; try again shortly", code="moving")
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+class ForwardMetrics:
+    """Counts calls that are passed on.
+
+    Args:
+        registry: where.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        forwards = Counter(
+            "cloacina_scheduler_forwards_total",
+            "Calls passed on to the scheduler that they belong to: it answered, or could not be reached.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.answered, self.unavailable = forwards.labels("answered"), forwards.labels("unavailable")
+
+
+class Forwarder:
+    """Passes calls on to other schedulers.
+
+    Args:
+        connect: makes a client of the scheduler at a target.
+        metrics: what calls are counted in.
+    """
+
+    def __init__(self, connect: Callable[[str], RpcClient], metrics: ForwardMetrics) -> None:
+        self._connect = connect
+        self._metrics = metrics
+        self._clients: dict[str, RpcClient] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def call(self, target: str, stub: Any, method: str, request: Any, context: Any) -> Any:
+        """The other scheduler's answer, within the caller's deadline.
+
+        Raises:
+            CloacinaError: what it said; `Unavailable` when it cannot be reached in time.
+        """
+        client = self._client(target)
+        remaining = context.time_remaining()
+        if remaining is not None and isinstance(target, Preferred):
+            remaining /= 2
+        deadline_s = None if remaining is None else max(_MARGIN_S, remaining - _MARGIN_S)
+        log.debug("a call is passed on to the scheduler it belongs to", extra={"rpc_method": method, "target": target})
+        try:
+            answer = await client.call(
+                getattr(stub(client.channel), method), request, deadline_s=deadline_s, metadata=((FORWARDED, "1"),)
+            )
+        except Unavailable:
+            self._metrics.unavailable.inc()
+            raise
+        except CloacinaError:
+            self._metrics.answered.inc()
+            raise
+        self._metrics.answered.inc()
+        return answer
+
+    async def hint(self, targets: Collection[str]) -> None:
+        """Tells other schedulers to look, at once, for what somebody has left behind; as good as it goes."""
+        clients = [self._client(target) for target in targets]
+        stubs = [scheduler_pb2_grpc.SchedulerServiceStub(client.channel) for client in clients]
+        hints = (
+            client.call(stub.OwnersChanged, scheduler_pb2.OwnersChangedRequest(), deadline_s=_HINT_DEADLINE_S)
+            for client, stub in zip(clients, stubs, strict=True)
+        )
+        await asyncio.gather(*hints, return_exceptions=True)
+
+    def _client(self, target: str) -> RpcClient:
+        client = self._clients.get(target)
+        if client is None:
+            client = self._clients[target] = self._connect(target)
+            if len(self._clients) > _MOST_CLIENTS:  # of those that came and went
+                eldest = self._clients.pop(next(iter(self._clients)))
+                self._closing.add(task := asyncio.create_task(eldest.close()))
+                task.add_done_callback(self._closing.discard)
+        return client
+
+    async def close(self) -> None:
+        """Ends the channels."""
+        for client in self._clients.values():
+            await client.close()
+        self._clients.clear()
+
+
+class Routed:
+    """Handlers of a service, of which some calls belong elsewhere.
+
+    Args:
+        inner: the handlers.
+        stub: the service's generated stub.
+        routes: by method; what is not named is answered here.
+        forwarder: passes on.
+    """
+
+    def __init__(self, inner: Any, stub: Any, routes: Mapping[str, Route], forwarder: Forwarder) -> None:
+        self._inner = inner
+        self._stub = stub
+        self._routes = routes
+        self._forwarder = forwarder
+
+    def __getattr__(self, method: str) -> Any:
+        handler = getattr(self._inner, method)
+        route = self._routes.get(method)
+        if route is None:
+            return handler
+
+        async def call(request: Any, context: Any) -> Any:
+            forwarded = any(key == FORWARDED for key, _ in context.invocation_metadata() or ())
+            target = await route(request, forwarded)
+            if target is not None:
+                try:
+                    return await self._forwarder.call(target, self._stub, method, request, context)
+                except Unavailable:
+                    if not isinstance(target, Preferred):
+                        raise
+            return await handler(request, context)
+
+        return call

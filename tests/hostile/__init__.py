@@ -1,0 +1,1 @@
+"""Hostile and senseless input, against running services."""

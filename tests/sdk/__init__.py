@@ -1,0 +1,1 @@
+"""The client library of the original server, from PyPI, against ours."""
