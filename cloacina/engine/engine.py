@@ -680,11 +680,6 @@ class Engine:
         reason: CloacinaError
         if isinstance(error, OwnershipLost):
             self._lost = None
-            self._metrics.ownership_lost.inc()
-            log.error(
-                "others have taken over what this scheduler owned; joining again",
-                extra={"owner_id": self.ownership.owner_id, "epoch": self.ownership.owner.epoch},
-            )
             reason = error
         elif isinstance(error, StoreConflict):  # one request's conflict is not the others', who can ask again
             log.error("a commit failed; reloading from the store", extra={"error": str(error)})
@@ -714,6 +709,12 @@ class Engine:
     async def _load(self) -> None:
         """Joins the owners, and takes up what the store says is unfinished and its own. Executors get a whole lease to
         connect again."""
+        if await self.ownership.was_taken_over():
+            self._metrics.ownership_lost.inc()
+            log.error(
+                "others have taken over what this scheduler owned; joining again",
+                extra={"owner_id": self.ownership.owner_id, "epoch": self.ownership.owner.epoch},
+            )
         owner = await self.ownership.join()
         self._loads += 1
         self._lost, self._claims_made = None, 0

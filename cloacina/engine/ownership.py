@@ -94,6 +94,15 @@ class Ownership:
             log.info("joined the schedulers of this store", extra=extra)
         return self.owner
 
+    async def was_taken_over(self) -> bool:
+        """Whether others have taken over from what it joined as last, however that came to be noticed: a process that
+        stood still past its lease may hear first that a commit ran out of time.
+
+        Raises:
+            Unavailable: the store cannot be read.
+        """
+        return self.owner.epoch != 0 and not self.sole and not await self._store.is_current(self.owner)
+
     async def leave(self) -> None:
         """Gives everything to the others at once. What the store does not hear of lapses with the lease."""
         owner, self.owner = self.owner, _NOBODY

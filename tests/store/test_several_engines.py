@@ -11,7 +11,7 @@ from cloacina.domain.decisions import Cancel
 from cloacina.domain.graph import TaskSpec
 from cloacina.engine.engine import EngineSettings
 from cloacina.errors import NotFound, Unavailable
-from cloacina.store.database import open_database
+from cloacina.store.database import StoreUnavailable, open_database
 from tests.unit.engine.engine_bench import Bench, StubbornDatabase, definition, succeeded, until
 
 _LEASE_S = 1.0
@@ -115,6 +115,23 @@ async def test_one_that_stood_still_notices_also_when_it_has_nothing_to_write(
     await until(lambda: living.engine.figures()["active_workflows"] == 1, "the adoption")
     await until(lambda: frozen.engine.healthy and frozen.engine.ownership.owner.epoch > before.epoch, "the return")
     assert frozen.engine.figures()["active_workflows"] == 0
+
+
+async def test_the_loss_is_counted_also_when_a_commit_that_ran_out_of_time_is_noticed_first(
+    start: Callable[[str], Awaitable[Bench]],
+) -> None:
+    frozen, living = await start("host:1"), await start("host:2")
+    execution_id = await frozen.submit()
+    epoch = frozen.engine.ownership.owner.epoch
+    frozen.database.hold()
+    late = asyncio.create_task(frozen.submit())
+    await until(lambda: living.engine.find(execution_id) is not None, "the adoption")
+    frozen.database.failures.append(StoreUnavailable("no answer in time"))
+    frozen.database.let_go()
+    with pytest.raises(Unavailable):
+        await late
+    await until(lambda: frozen.engine.healthy and frozen.engine.ownership.owner.epoch > epoch, "the return")
+    assert frozen.metric("cloacina_scheduler_ownership_lost_total") == 1
 
 
 async def test_one_that_stops_leaves_its_executions_at_once(start: Callable[[str], Awaitable[Bench]]) -> None:

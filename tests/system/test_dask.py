@@ -97,7 +97,7 @@ def once(context):
 @cloaca.task(id="slow", retry_attempts=1, timeout_s=1)
 def slow(context):
     if context.get("how") == "timeout":
-        Path(context.get("mark")).write_text(str(os.getpid()))
+        Path(context.get("mark") + ".slow").write_text(str(os.getpid()))
         time.sleep(600)
     return context
 """
@@ -271,7 +271,7 @@ def test_a_timeout_is_reported_at_once_and_ends_the_process(running: RunningSyst
     assert time.monotonic() - began < 20
     task = running.tasks(ended["execution_id"])["slow"]
     assert (task["status"], task["reason"]) == ("Failed", "timeout")
-    pid = int((tmp_path / "mark").read_text())
+    pid = int((tmp_path / "mark.slow").read_text())
     wait_until(lambda: not psutil.pid_exists(pid), "the end of what cannot be stopped")
 
 

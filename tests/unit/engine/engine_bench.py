@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -144,13 +145,21 @@ _definitions = itertools.count(1)
 def definition(*tasks: TaskSpec, tenant_id: str = "acme", name: str = "flow") -> Definition:
     """A new version of a workflow."""
     spec = WorkflowSpec.create(name, tasks or [TaskSpec("only")])
-    return Definition(f"d{next(_definitions)}", tenant_id, spec, body=orjson.dumps(spec.to_wire()))
+    return with_limits(Definition(f"d{next(_definitions)}", tenant_id, spec))
+
+
+def with_limits(of: Definition, *, executions: int = 0, tasks: int = 0) -> Definition:
+    """The same with limits of its own, which outlive a restart."""
+    body = orjson.dumps({"spec": of.spec.to_wire(), "executions": executions, "tasks": tasks})
+    return dataclasses.replace(of, max_executions=executions, max_tasks=tasks, body=body)
 
 
 def load_definition(row: DefinitionRow) -> Definition:
     """Makes a definition again from its row."""
-    spec = WorkflowSpec.from_wire(orjson.loads(row.body))
-    return Definition(row.definition_id, row.tenant_id, spec, body=row.body)
+    body = orjson.loads(row.body)
+    spec = WorkflowSpec.from_wire(body["spec"])
+    bare = Definition(row.definition_id, row.tenant_id, spec)
+    return with_limits(bare, executions=body["executions"], tasks=body["tasks"])
 
 
 @dataclass(eq=False)

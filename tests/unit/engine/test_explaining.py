@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 
 import pytest
-from engine_bench import Bench, definition, disk_full, failed, succeeded, until
+from engine_bench import Bench, definition, disk_full, failed, succeeded, until, with_limits
 
 from cloacina.domain.decisions import Pause
 from cloacina.domain.execution import FailureReason
@@ -53,7 +52,7 @@ async def test_slots_and_executors(bench: Bench) -> None:
 
 async def test_limits(start) -> None:
     bench = await start(tenant_tasks=1)
-    of = dataclasses.replace(definition(), max_executions=2)
+    of = with_limits(definition(), executions=2)
     executor = await bench.join(slots=8)
     first, second, third = [await bench.submit(of) for _ in range(3)]
     await executor.next()

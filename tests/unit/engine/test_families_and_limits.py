@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 
 import orjson
 import pytest
-from engine_bench import Bench, definition, succeeded, until
+from engine_bench import Bench, definition, succeeded, until, with_limits
 from engine_bench import failed as failed_with
 
 from cloacina.domain.decisions import Cancel, IllegalTransition, Pause, Resume
@@ -126,7 +125,7 @@ async def test_children_and_what_waits_survive_a_restart(start) -> None:
 async def test_a_pending_execution_is_admitted_after_a_restart(start) -> None:
     bench: Bench = await start()
     before = await bench.join(slots=4)
-    limited = dataclasses.replace(definition(), max_executions=1)
+    limited = with_limits(definition(), executions=1)
     first, second = await bench.submit(limited), await bench.submit(limited)
     running = await before.next()
     again: Bench = await start()
@@ -140,7 +139,7 @@ async def test_a_pending_execution_is_admitted_after_a_restart(start) -> None:
 
 async def test_executions_over_the_limit_stay_pending_until_one_ends(bench: Bench) -> None:
     executor = await bench.join(slots=10)
-    limited = dataclasses.replace(definition(), max_executions=2)
+    limited = with_limits(definition(), executions=2)
     ids = [await bench.submit(limited) for _ in range(3)]
     urgent = await bench.submit(limited, priority=5)
     await until(lambda: len(executor.assigned) == 2)
@@ -164,7 +163,7 @@ async def test_executions_over_the_limit_stay_pending_until_one_ends(bench: Benc
 async def test_tasks_over_a_limit_stay_ready_until_one_ends(start) -> None:
     bench: Bench = await start(tenant_tasks=3)
     executor = await bench.join(slots=10)
-    wide = dataclasses.replace(definition(*(TaskSpec(f"t{each}") for each in range(4))), max_tasks=2)
+    wide = with_limits(definition(*(TaskSpec(f"t{each}") for each in range(4))), tasks=2)
     free = definition(*(TaskSpec(f"t{each}") for each in range(4)), name="free")
     await bench.submit(wide)
     await until(lambda: len(executor.assigned) == 2)
