@@ -13,6 +13,13 @@ _FAST = ("unit", "store", "packages", "api", "reconciler", "embedded")
 _ORDER = (*_FAST, "daemon", "deploy", "system", "seed", "sdk", "hostile", "chaos")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says why a test was run once more: what passes then is still to be looked into."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"first run of {report.nodeid} ({report.when})", yellow=True)
+        terminalreporter.write_line(report.longreprtext[-20_000:])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
         if item.get_closest_marker("longest"):

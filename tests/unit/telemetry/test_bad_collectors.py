@@ -42,20 +42,20 @@ def test_no_request_is_a_millisecond_slower_for_a_bad_collector(
 
 
 def test_a_batch_is_encoded_in_parts_so_that_requests_run_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: dict[int, list[int]] = defaultdict(list)  # of each thread: spans it encodes, 0 for a pause
+    steps: dict[threading.Thread, list[int]] = defaultdict(list)  # of each thread: spans it encodes, 0 for a pause
     encode, pause = span_export.encode_spans, time.sleep
 
     def encode_spans(spans):
-        steps[threading.get_ident()].append(len(spans))
+        steps[threading.current_thread()].append(len(spans))
         return encode(spans)
 
     def sleep(seconds: float) -> None:
-        steps[threading.get_ident()].append(0)
+        steps[threading.current_thread()].append(0)
         pause(seconds)
 
     received: list[int] = []
     monkeypatch.setattr(span_export, "encode_spans", encode_spans)
-    monkeypatch.setattr(span_export, "EXPORT_EVERY_S", 0.2)
+    monkeypatch.setattr(span_export, "EXPORT_EVERY_S", 2.0)  # all of them are one batch
     with answering(lambda context: None, received) as port:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
         tracing.configure("api")
