@@ -792,7 +792,7 @@ class Engine:
             if task.status is TaskStatus.READY:
                 self._queue(live, name)
             elif task.status is TaskStatus.PENDING and task.retry_due is not None:
-                self._retries.add(task.retry_due, live.execution_id, name)
+                self._retries.add(self._still_due(live, name, task.retry_due), live.execution_id, name)
             elif task.claimed and task.executor_id != CLAIMANT:
                 executor = self._executors.get(task.executor_id)
                 if executor is None:
@@ -802,6 +802,13 @@ class Engine:
                 self._limits.task_started(live)
                 if task.deferred:
                     executor.deferred.add(task.claim_id)
+
+    def _still_due(self, live: Live, name: str, due: int) -> int:
+        """When a retry is due that was stored as due at `due`: the clock may have been set back since, and no retry
+        waits for longer than its policy says."""
+        retry = live.definition.spec.task_of(name).retry
+        failed_attempt = live.state.tasks[name].attempt - 1
+        return min(due, self._now() + retry.delay_us(attempt=failed_attempt, spread=1.0))
 
     def _find_orphans(self, work: GroupWork) -> None:
         """After a restart: tasks that wait for a child that is not there start another, and what a limit held back

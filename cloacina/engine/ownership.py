@@ -20,6 +20,12 @@ log = logging.getLogger(__name__)
 _NOBODY = Owner("", 0)
 _SOON_S = 0.5
 """An owner whose lease has lapsed, but who is in the midst of a transaction, is looked at again after so long."""
+_LOOK_PAUSE_S = 0.2
+"""Hints that come sooner after one another are looked into together."""
+_SILENT_HEARTBEATS = 1.5
+"""An owner that has not renewed its lease for so many heartbeats, and refuses connections where it says it can be
+called, has ended. It need not be waited for as long as its lease: should it live after all, the fence stops it."""
+_PROBE_DEADLINE_S = 0.5
 
 
 class Ownership:
@@ -111,7 +117,7 @@ class Ownership:
                 await self._store.leave(owner)
 
     def look(self) -> None:
-        """Somebody may be gone: look now, not only at the next heartbeat."""
+        """Somebody may be gone: look soon, not only at the next heartbeat."""
         self._look.set()
 
     async def refresh(self) -> None:
@@ -133,12 +139,16 @@ class Ownership:
         """
         if self.sole:
             return
+        loop = asyncio.get_running_loop()
+        looked_at = loop.time()
         wait_s = self._heartbeat_s
         unfinished = False  # what was adopted, but could not be loaded
         while True:
             hinted = False
             with contextlib.suppress(TimeoutError):
                 hinted = await asyncio.wait_for(self._look.wait(), wait_s)
+            await asyncio.sleep(looked_at + _LOOK_PAUSE_S - loop.time())
+            looked_at = loop.time()
             self._look.clear()
             owner = self.owner
             wait_s = self._heartbeat_s
@@ -147,9 +157,10 @@ class Ownership:
             try:
                 await self._store.renew(owner, self._lease_s)
                 before, self.owners = self.owners, await self._store.owners()
-                if hinted or unfinished or self._someone_is_gone(before):
+                dead = await self._ended_without_a_word()
+                if hinted or unfinished or dead or self._someone_is_gone(before):
                     unfinished = True
-                    await self._store.adopt(owner)
+                    await self._store.adopt(owner, dead)
                     remaining = await self._store.owners()
                     there = {row.epoch for row in remaining}
                     gone = {row.epoch: row for row in (*before, *self.owners) if row.epoch not in there}
@@ -172,3 +183,35 @@ class Ownership:
         there = {row.epoch for row in self.owners}
         left = any(row.epoch not in there for row in before)
         return left or self.keeper is None or any(row.lapsed for row in self.owners)
+
+    async def _ended_without_a_word(self) -> list[OwnerRow]:
+        """Owners that are gone though their leases have not lapsed yet: killed, say."""
+        silent = [
+            row
+            for row in self.owners
+            if row.target
+            and row.epoch != self.owner.epoch
+            and row.silent_s(self._lease_s) > _SILENT_HEARTBEATS * self._heartbeat_s
+        ]
+        refused = await asyncio.gather(*(_refuses_connections(row.target) for row in silent))
+        dead = [row for row, refuses in zip(silent, refused, strict=True) if refuses]
+        for row in dead:
+            log.warning(
+                "a scheduler is silent and refuses connections: it has ended",
+                extra={"owner_id": row.owner_id, "epoch": row.epoch, "target": row.target},
+            )
+        return dead
+
+
+async def _refuses_connections(target: str) -> bool:
+    """Whether the machine at ``host:port`` says that nobody listens there. A way there that is broken says nothing."""
+    host, _, port = target.rpartition(":")
+    try:
+        async with asyncio.timeout(_PROBE_DEADLINE_S):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except ConnectionRefusedError:
+        return True
+    except (OSError, ValueError):  # a TimeoutError is an OSError
+        return False
+    writer.close()
+    return False

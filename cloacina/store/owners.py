@@ -8,6 +8,7 @@ are counted on the database's clock.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from cloacina.store.database import Database, Statement, StoreConflict, StoreUnavailable
@@ -37,8 +38,8 @@ class OwnerRow(NamedTuple):
     Args:
         owner_id, epoch: see `Owner`.
         target: where its gRPC server is, ``host:port``; empty when nobody can call it.
-        joined_at: microseconds since the epoch, on the database's clock.
-        lapsed: whether its lease has lapsed.
+        joined_at, lease_ends, seen_at: microseconds since the epoch, on the database's clock; the last is when this row
+            was read.
         keeps_schedules: whether it is the one that fires schedules.
     """
 
@@ -46,8 +47,18 @@ class OwnerRow(NamedTuple):
     epoch: int
     target: str
     joined_at: int
-    lapsed: bool
+    lease_ends: int
+    seen_at: int
     keeps_schedules: bool
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether its lease had lapsed."""
+        return self.lease_ends <= self.seen_at
+
+    def silent_s(self, lease_s: float) -> float:
+        """Seconds since it renewed its lease last, if that is as long as `lease_s`."""
+        return lease_s - (self.lease_ends - self.seen_at) / 1e6
 
 
 class ExecutionOwner(NamedTuple):
@@ -105,14 +116,24 @@ class OwnerStore:
         rows = await self._database.fetch("owner_epoch", owner_id)
         return Owner(owner_id, int(rows[0][0]))
 
-    async def adopt(self, owner: Owner) -> None:
+    async def adopt(self, owner: Owner, dead: Iterable[OwnerRow] = ()) -> None:
         """Takes over from owners whose leases have lapsed, in one transaction.
+
+        Args:
+            owner: who takes over.
+            dead: others that are known to have ended, unless they have renewed their leases since.
 
         Raises:
             OwnershipLost: its own has.
             StoreUnavailable: the database cannot be written.
         """
-        statements = [Statement("raise_epoch", [("claims",)], expect=1), fence(owner), *_adoption(owner.owner_id)]
+        given_up = [(row.epoch, row.lease_ends) for row in dead]
+        statements = [
+            Statement("raise_epoch", [("claims",)], expect=1),
+            fence(owner),
+            *([Statement("give_up_owner", given_up)] if given_up else []),
+            *_adoption(owner.owner_id),
+        ]
         await self._write(owner, statements)
 
     async def renew(self, owner: Owner, lease_s: float) -> None:
@@ -137,8 +158,8 @@ class OwnerStore:
         """All owners, the eldest first."""
         rows = await self._database.fetch("owners")
         return [
-            OwnerRow(owner_id, epoch, target, joined_at, bool(lapsed), bool(keeps))
-            for owner_id, epoch, target, joined_at, lapsed, keeps in rows
+            OwnerRow(owner_id, epoch, target, joined_at, lease_ends, seen_at, bool(keeps))
+            for owner_id, epoch, target, joined_at, lease_ends, seen_at, keeps in rows
         ]
 
     async def owner_of(self, tenant_id: str, execution_id: str) -> ExecutionOwner | None:

@@ -7,6 +7,7 @@ after every reconnect. What is only of the moment (that a task runs, that it wai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Collection
@@ -144,9 +145,9 @@ class Link:
             except _Double:
                 reason, delay = "the scheduler is connected by another of its addresses", _DOUBLE_RETRY_S
             lasted = loop.time() - began
-            self.broken_at = loop.time()
             if self.connected:
                 self.connected = False
+                self.broken_at = loop.time()
                 log.warning(
                     "the stream to the scheduler broke; connecting again",
                     extra={"scheduler_id": self.scheduler_id, "error": reason},
@@ -156,8 +157,21 @@ class Link:
             self._desk.broke(self)
             if lasted > _LONGEST_RETRY_S:
                 delay = _FIRST_RETRY_S
-            await asyncio.sleep(delay * (0.5 + random.random() / 2))  # noqa: S311 - spreads executors
+            await self._pause(delay * (0.5 + random.random() / 2))  # noqa: S311 - spreads executors
             delay = min(delay * 2, _LONGEST_RETRY_S)
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits before the next attempt; where there is no connection, not longer than until there is one."""
+        channel, ready = self.client.channel, grpc.ChannelConnectivity.READY
+        state = channel.get_state(try_to_connect=True)
+        if state is ready:
+            await asyncio.sleep(seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while state is not ready:
+                    await channel.wait_for_state_change(state)
+                    state = channel.get_state(try_to_connect=True)
 
     async def _converse(self) -> None:
         if not self._desk.alone(self):

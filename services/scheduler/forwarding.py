@@ -8,17 +8,20 @@ so that two of them seldom insert the same key at once. Everything else is answe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
+import grpc
 from prometheus_client import CollectorRegistry, Counter
 
 from cloacina.engine.engine import Engine
 from cloacina.engine.schedules import Schedules
 from cloacina.errors import CloacinaError, Unavailable
 from cloacina.rpc.client import RpcClient
+from cloacina.rpc.errors import Unreachable
 from cloacina.rpc.v1 import scheduler_pb2, scheduler_pb2_grpc
 from cloacina.store.owners import OwnerStore
 from services.scheduler.definitions import Definitions
@@ -31,10 +34,17 @@ FORWARDED = "x-cloacina-forwarded"
 _LONGEST_WAIT_S = 2.0
 """Seconds that a call waits while what it is about is being taken over."""
 _LOOK_AGAIN_S = 0.05
+_LONGEST_PAUSE_S = 0.5
 _HINT_DEADLINE_S = 1.0
 _MOST_CLIENTS = 32
+_DEADLINE_S = 5.0
+"""Of a call whose caller has set none."""
 _MARGIN_S = 0.2
 """Of the caller's deadline so much is left for the way back."""
+
+
+class NotReached(Unreachable):
+    """There was no connection: nothing was asked."""
 
 
 class Preferred(str):
@@ -182,17 +192,19 @@ class Forwarder:
         """The other scheduler's answer, within the caller's deadline.
 
         Raises:
-            CloacinaError: what it said; `Unavailable` when it cannot be reached in time.
+            CloacinaError: what it said; `Unavailable` when it cannot be reached in time, `NotReached` when it was not
+                asked at all.
         """
         client = self._client(target)
-        remaining = context.time_remaining()
-        if remaining is not None and isinstance(target, Preferred):
-            remaining /= 2
-        deadline_s = None if remaining is None else max(_MARGIN_S, remaining - _MARGIN_S)
+        deadline_s = _time_for(target, context)
         log.debug("a call is passed on to the scheduler it belongs to", extra={"rpc_method": method, "target": target})
         try:
+            await _connect(client, deadline_s)
             answer = await client.call(
-                getattr(stub(client.channel), method), request, deadline_s=deadline_s, metadata=((FORWARDED, "1"),)
+                getattr(stub(client.channel), method),
+                request,
+                deadline_s=_time_for(target, context),
+                metadata=((FORWARDED, "1"),),
             )
         except Unavailable:
             self._metrics.unavailable.inc()
@@ -230,21 +242,56 @@ class Forwarder:
         self._clients.clear()
 
 
+def _time_for(target: str, context: Any) -> float:
+    """Seconds that another scheduler has to answer."""
+    remaining = context.time_remaining()
+    if remaining is None:
+        return _DEADLINE_S
+    if isinstance(target, Preferred):
+        remaining /= 2
+    return float(max(_MARGIN_S, remaining - _MARGIN_S))
+
+
+async def _connect(client: RpcClient, deadline_s: float) -> None:
+    """Returns once there is a connection.
+
+    Raises:
+        NotReached: there is none.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(deadline_s):
+            while True:
+                state = client.channel.get_state(try_to_connect=True)
+                if state is grpc.ChannelConnectivity.READY:
+                    return
+                if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                    break
+                await client.channel.wait_for_state_change(state)
+    raise NotReached(f"the {client.service} cannot be reached")
+
+
 class Routed:
     """Handlers of a service, of which some calls belong elsewhere.
+
+    A call that belongs to a scheduler to which there is no connection waits for a while: it may be restarting, or
+    another may take over from it.
 
     Args:
         inner: the handlers.
         stub: the service's generated stub.
         routes: by method; what is not named is answered here.
         forwarder: passes on.
+        look: called when somebody cannot be reached.
     """
 
-    def __init__(self, inner: Any, stub: Any, routes: Mapping[str, Route], forwarder: Forwarder) -> None:
+    def __init__(
+        self, inner: Any, stub: Any, routes: Mapping[str, Route], forwarder: Forwarder, look: Callable[[], None]
+    ) -> None:
         self._inner = inner
         self._stub = stub
         self._routes = routes
         self._forwarder = forwarder
+        self._look = look
 
     def __getattr__(self, method: str) -> Any:
         handler = getattr(self._inner, method)
@@ -254,13 +301,21 @@ class Routed:
 
         async def call(request: Any, context: Any) -> Any:
             forwarded = any(key == FORWARDED for key, _ in context.invocation_metadata() or ())
-            target = await route(request, forwarded)
-            if target is not None:
+            pause_s = _LOOK_AGAIN_S
+            while (target := await route(request, forwarded)) is not None:
                 try:
                     return await self._forwarder.call(target, self._stub, method, request, context)
-                except Unavailable:
-                    if not isinstance(target, Preferred):
+                except Unavailable as error:
+                    if isinstance(error, Unreachable):
+                        self._look()
+                    if isinstance(target, Preferred):
+                        break
+                    remaining = context.time_remaining()
+                    patient = remaining is not None and remaining > pause_s + _MARGIN_S
+                    if not isinstance(error, NotReached) or not patient:
                         raise
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             return await handler(request, context)
 
         return call

@@ -173,6 +173,7 @@ class Scheduler:
                     **dict.fromkeys(_KEEPERS_CALLS, routes.to_keeper),
                 },
                 self._forwarder,
+                self._engine.ownership.look,
             ),
             services["SchedulerService"].full_name,
         )
@@ -183,6 +184,7 @@ class Scheduler:
                 instances_pb2_grpc.InstanceServiceStub,
                 dict.fromkeys(_INSTANCE_SERVICE.methods_by_name, routes.to_keeper),
                 self._forwarder,
+                self._engine.ownership.look,
             ),
             _INSTANCE_SERVICE.full_name,
         )

@@ -103,8 +103,10 @@ async def run(options: Options, say: Callable[[str], None] = lambda text: None) 
             try:
                 await _run_on(stage, report, say)
             finally:
-                await stage.disorder.stop()
-                report.duplicated, report.reordered = stage.disorder.duplicated, stage.disorder.reordered
+                for disorder in stage.disorders:
+                    await disorder.stop()
+                report.duplicated = sum(disorder.duplicated for disorder in stage.disorders)
+                report.reordered = sum(disorder.reordered for disorder in stage.disorders)
                 if options.keep and stage.disk is not None:  # which is gone with the block
                     await asyncio.to_thread(shutil.copytree, stage.disk.folder, folder / "kept")
     finally:

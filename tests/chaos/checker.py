@@ -142,12 +142,14 @@ class _Judge:
                 ended.add(task)
 
     def _check_claims(self, execution_id: str) -> None:
-        """What was committed of a task is from the run under its last claim."""
-        claims = {
-            task: json.loads(data)["claim_id"]
-            for _, _, kind, task, data in self._events[execution_id]
-            if kind == "task_claimed"
-        }
+        """What was committed of a task is from the run under its last claim, and each claim is larger than the one
+        before, whichever scheduler gave it."""
+        claims: dict[str, int] = {}
+        for _, _, kind, task, data in self._events[execution_id]:
+            if kind == "task_claimed":
+                before, claims[task] = claims.get(task, 0), json.loads(data)["claim_id"]
+                if claims[task] <= before:
+                    self._violated(f"{execution_id}: {task} was claimed under {before}, then under {claims[task]}")
         output = json.loads(self._executions[execution_id][5] or b"{}")
         for task, row in self._tasks[execution_id].items():
             if row[2] == "Completed" and row[3] != claims.get(task):

@@ -77,7 +77,7 @@ async def _kill_fork_server(stage: Stage, draw: random.Random) -> str:
 
 def _drop(which: str) -> Fault:
     async def strike(stage: Stage, draw: random.Random) -> str:
-        proxy = getattr(stage, f"{which}_proxy")
+        proxy = stage.proxies[which]
         await asyncio.sleep(draw.uniform(0, 0.5))
         return f"{proxy.drop()} connections"
 
@@ -86,7 +86,7 @@ def _drop(which: str) -> Fault:
 
 def _refuse(which: str) -> Fault:
     async def strike(stage: Stage, draw: random.Random) -> str:
-        proxy, seconds = getattr(stage, f"{which}_proxy"), draw.uniform(0.5, LEASE_S + 1)
+        proxy, seconds = stage.proxies[which], draw.uniform(0.5, LEASE_S + 1)
         proxy.refusing = True
         proxy.drop()
         try:
@@ -100,7 +100,7 @@ def _refuse(which: str) -> Fault:
 
 def _swallow(which: str) -> Fault:
     async def strike(stage: Stage, draw: random.Random) -> str:
-        proxy, seconds = getattr(stage, f"{which}_proxy"), draw.uniform(0.5, LEASE_S + 1)
+        proxy, seconds = stage.proxies[which], draw.uniform(0.5, LEASE_S + 1)
         proxy.swallow()
         try:
             await asyncio.sleep(seconds)
@@ -113,12 +113,15 @@ def _swallow(which: str) -> Fault:
 
 async def _slow_executor(stage: Stage, draw: random.Random) -> str:
     """Heartbeats and results come later than the lease allows, in order and whole."""
-    proxy = stage.scheduler_proxy
-    proxy.delay_s = LEASE_S + draw.uniform(0.2, 0.8)
+    proxies = [stage.proxies[name] for name in stage.schedulers]
+    delay_s = LEASE_S + draw.uniform(0.2, 0.8)
+    for proxy in proxies:
+        proxy.delay_s = delay_s
     try:
         await asyncio.sleep(2 * LEASE_S)
     finally:
-        delay_s, proxy.delay_s = proxy.delay_s, 0.0
+        for proxy in proxies:
+            proxy.delay_s = 0.0
     return f"packets {delay_s:.1f} s late"
 
 
@@ -177,15 +180,16 @@ async def _jump(stage: Stage, draw: random.Random) -> str:
 
 def faults_on(stage: Stage) -> list[Fault]:
     """Every fault that can strike there."""
+    schedulers = stage.schedulers
     found = [
-        *(_kill(service) for service in ("api", "scheduler", "scheduler", "reconciler", "executor", "further")),
-        *(_freeze(service) for service in ("scheduler", "executor", "further", "api", "reconciler")),
+        *(_kill(service) for service in ("api", *schedulers, *schedulers, "reconciler", "executor", "further")),
+        *(_freeze(service) for service in (*schedulers, "executor", "further", "api", "reconciler")),
         Fault("kill -9 a worker", "executor", _kill_worker),
         Fault("kill -9 the fork server", "executor", _kill_fork_server),
         Fault("executors slower than their lease", "scheduler link", _slow_executor),
-        *(_drop(which) for which in ("scheduler", "scheduler", "reconciler")),
-        *(_refuse(which) for which in ("scheduler", "reconciler")),
-        *(_swallow(which) for which in ("scheduler", "reconciler")),
+        *(_drop(which) for which in (*schedulers, *schedulers, "reconciler")),
+        *(_refuse(which) for which in (*schedulers, "reconciler")),
+        *(_swallow(which) for which in (*schedulers, "reconciler")),
     ]
     if stage.disk is not None:
         found += [Fault("disk full", "store", _fill_disk)] * 2

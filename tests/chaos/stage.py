@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -138,21 +138,21 @@ class Stage:
         self.postgres_url = ""
         self.system: RunningSystem
         self.further: FurtherExecutor
-        self.scheduler_proxy: Proxy
-        self.reconciler_proxy: Proxy
-        self.postgres_proxy: Proxy | None = None
-        self.disorder: Disorder
+        self.proxies: dict[str, Proxy] = {}
+        """In the way of each scheduler (``scheduler``, ``scheduler-2``), of the reconciler, and of PostgreSQL."""
+        self.disorders: list[Disorder] = []
+        """Behind each of which the further executor finds a scheduler."""
 
     @property
-    def proxies(self) -> list[Proxy]:
-        """Every proxy."""
-        return [*([self.postgres_proxy] if self.postgres_proxy else []), self.scheduler_proxy, self.reconciler_proxy]
+    def schedulers(self) -> list[str]:
+        """The names of the schedulers."""
+        return [name for name in self.proxies if name.startswith("scheduler")]
 
     async def process(self, service: str) -> psutil.Process:
         """The process of a service, waited for if it is being started again.
 
         Args:
-            service: its name; "further" for the second executor.
+            service: its name, see `RunningSystem.process`; "further" for the second executor.
         """
         for _ in range(200):
             with contextlib.suppress(StopIteration, psutil.Error):
@@ -186,24 +186,24 @@ async def set_up(folder: Path, database: str, seed: int) -> AsyncIterator[Stage]
         }
         _prepare_clock(folder, environment, stage)
         home = disk_folder / "home" if database == "sqlite" else folder / "home"
-        stage.system = RunningSystem(home, environment)
-        ports = free_ports(6)
-        await _put_proxies(stage, stack, ports, seed)
+        stage.system = RunningSystem(home, environment, schedulers=2 if database == "postgres" else 1)
+        await _put_proxies(stage, stack, seed)
         if database == "postgres":
-            await _put_postgres(stage, stack, disk_folder, ports[3])
+            await _put_postgres(stage, stack, disk_folder)
         stage.system.environment.update(
-            CLOACINA_SCHEDULER_TARGET=f"127.0.0.1:{stage.scheduler_proxy.port}",
-            CLOACINA_RECONCILER_TARGET=f"127.0.0.1:{stage.reconciler_proxy.port}",
+            CLOACINA_SCHEDULER_TARGET=_targets(stage.proxies[name].port for name in stage.schedulers),
+            CLOACINA_RECONCILER_TARGET=_targets([stage.proxies["reconciler"].port]),
         )
         stack.push_async_callback(asyncio.to_thread, stage.system.stop)  # the proxies go on meanwhile
         await asyncio.to_thread(stage.system.start)
+        rpc_port, metrics_port = free_ports(2)
         stage.further = FurtherExecutor(
             {
                 **stage.system.environment,
                 "CLOACINA_HOME": str(home),
-                "CLOACINA_SCHEDULER_TARGET": f"127.0.0.1:{stage.disorder.port}",
-                "CLOACINA_EXECUTOR_RPC_PORT": str(ports[4]),
-                "CLOACINA_EXECUTOR_METRICS_PORT": str(ports[5]),
+                "CLOACINA_SCHEDULER_TARGET": _targets(disorder.port for disorder in stage.disorders),
+                "CLOACINA_EXECUTOR_RPC_PORT": str(rpc_port),
+                "CLOACINA_EXECUTOR_METRICS_PORT": str(metrics_port),
             },
             folder / "further.console",
         )
@@ -236,17 +236,27 @@ def _prepare_clock(folder: Path, environment: dict[str, str], stage: Stage) -> N
     environment.update(stage.clock.environment)
 
 
-async def _put_proxies(stage: Stage, stack: AsyncExitStack, ports: list[int], seed: int) -> None:
-    scheduler = stage.system.ports["CLOACINA_SCHEDULER_RPC_PORT"]
-    stage.scheduler_proxy = Proxy(ports[0], scheduler)
-    stage.reconciler_proxy = Proxy(ports[1], stage.system.ports["CLOACINA_RECONCILER_RPC_PORT"])
-    stage.disorder = Disorder(ports[2], stage.scheduler_proxy.port, seed)
-    for each in (stage.scheduler_proxy, stage.reconciler_proxy, stage.disorder):
+async def _put_proxies(stage: Stage, stack: AsyncExitStack, seed: int) -> None:
+    behind = {
+        variable.removeprefix("CLOACINA_").removesuffix("_RPC_PORT").lower().replace("_", "-"): port
+        for variable, port in stage.system.ports.items()
+        if variable.endswith("_RPC_PORT")
+    }
+    for name, port in behind.items():
+        if name.startswith(("scheduler", "reconciler")):
+            stage.proxies[name] = Proxy(free_ports(1)[0], port)
+    for number, name in enumerate(stage.schedulers):
+        stage.disorders.append(Disorder(free_ports(1)[0], stage.proxies[name].port, seed + number))
+    for each in (*stage.proxies.values(), *stage.disorders):
         await each.start()
         stack.push_async_callback(each.stop)
 
 
-async def _put_postgres(stage: Stage, stack: AsyncExitStack, disk_folder: Path, port: int) -> None:
+def _targets(ports: Iterable[int]) -> str:
+    return ",".join(f"127.0.0.1:{port}" for port in ports)
+
+
+async def _put_postgres(stage: Stage, stack: AsyncExitStack, disk_folder: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="postgres-", dir=disk_folder))
     folder.chmod(0o755)
     stage.folder.chmod(0o755)
@@ -254,9 +264,9 @@ async def _put_postgres(stage: Stage, stack: AsyncExitStack, disk_folder: Path, 
     stack.push_async_callback(asyncio.to_thread, stage.postgres.discard)
     await asyncio.to_thread(stage.postgres.create)
     stage.postgres_url = await asyncio.to_thread(stage.postgres.new_database)
-    stage.postgres_proxy = Proxy(port, stage.postgres.port)
-    await stage.postgres_proxy.start()
-    stack.push_async_callback(stage.postgres_proxy.stop)
+    proxy = stage.proxies["postgres"] = Proxy(free_ports(1)[0], stage.postgres.port)
+    await proxy.start()
+    stack.push_async_callback(proxy.stop)
     stage.system.environment["CLOACINA_DATABASE_URL"] = stage.postgres_url.replace(
-        f":{stage.postgres.port}/", f":{port}/"
+        f":{stage.postgres.port}/", f":{proxy.port}/"
     )

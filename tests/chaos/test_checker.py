@@ -94,6 +94,12 @@ def _claimed_early(story: Story) -> None:
     )
 
 
+def _smaller_claim(story: Story) -> None:
+    story.events.insert(1, ["e", 2, "task_claimed", "fails", json.dumps({"claim_id": 9})])
+    for number, event in enumerate(story.events[:7], 1):
+        event[1] = number
+
+
 def _stale_result(story: Story) -> None:
     story.ledger[2]["claim"] = story.ledger[3]["claim"] = 99
 
@@ -135,6 +141,7 @@ def _contradicted(story: Story) -> None:
         _two_ends,
         _gap,
         _claimed_early,
+        _smaller_claim,
         _stale_result,
         _stale_claim,
         _no_such_run,

@@ -86,6 +86,28 @@ async def test_what_an_owner_had_whose_lease_lapsed_is_anothers_at_once(
     assert len(await store.list_events("acme", "e1", after=0, limit=10)) == 2
 
 
+async def test_one_that_is_known_to_have_ended_is_not_waited_for(store: ExecutionStore, owners: OwnerStore) -> None:
+    ended, other = await owners.join("ended"), await owners.join("other")
+    await _begin(store, ended, 1)
+    rows = [row for row in await owners.owners() if row.owner_id == "ended"]
+    assert 0 <= rows[0].silent_s(15.0) < 15
+    await owners.adopt(other, rows)
+    assert await _has(store, other) == ["e1"]
+    with pytest.raises(OwnershipLost):
+        await owners.renew(ended, 60.0)
+
+
+async def test_one_that_renews_its_lease_after_it_was_thought_dead_stays(
+    store: ExecutionStore, owners: OwnerStore
+) -> None:
+    alive, other = await owners.join("alive"), await owners.join("other")
+    await _begin(store, alive, 1)
+    rows = [row for row in await owners.owners() if row.owner_id == "alive"]
+    await owners.renew(alive, 60.0)
+    await owners.adopt(other, rows)
+    assert (await _has(store, alive), await _has(store, other)) == (["e1"], [])
+
+
 async def test_a_renewed_lease_holds_on(store: ExecutionStore, owners: OwnerStore) -> None:
     first = await owners.join("a", lease_s=_LAPSED_S)
     await _begin(store, first, 1)

@@ -9,24 +9,26 @@ import pytest
 
 from cloacina.domain.decisions import Cancel
 from cloacina.domain.graph import TaskSpec
-from cloacina.engine.engine import EngineSettings
 from cloacina.errors import NotFound, Unavailable
 from cloacina.store.database import StoreUnavailable, open_database
+from tests.ports import free_ports
 from tests.unit.engine.engine_bench import Bench, StubbornDatabase, definition, succeeded, until
 
-_LEASE_S = 1.0
+_LEASE_S = 2.0
+"""Of the engines. That of the executors is the usual one: the tests send no heartbeats for them."""
+Start = Callable[..., Awaitable[Bench]]
 _CHAIN = (TaskSpec("first"), TaskSpec("second", ("first",)))
 
 
 @pytest.fixture
-async def start(postgres_url: str) -> AsyncIterator[Callable[[str], Awaitable[Bench]]]:
-    """Starts an engine, given where it says it can be called."""
+async def start(postgres_url: str) -> AsyncIterator[Start]:
+    """Starts an engine, given where it says it can be called, and the lease and heartbeat of an owner in seconds."""
     started: list[Bench] = []
 
-    async def start_one(target: str) -> Bench:
-        database = StubbornDatabase(open_database(postgres_url, "scheduler", shared_s=_LEASE_S))
+    async def start_one(target: str, lease_s: float = _LEASE_S, heartbeat_s: float = 0.0) -> Bench:
+        database = StubbornDatabase(open_database(postgres_url, "scheduler", shared_s=lease_s))
         await database.open()
-        made = Bench(database, EngineSettings(lease_s=_LEASE_S, heartbeat_s=_LEASE_S / 4), target=target)
+        made = Bench(database, target=target, owner_lease_s=lease_s, owner_heartbeat_s=heartbeat_s)
         await made.engine.start()
         started.append(made)
         return made
@@ -44,7 +46,7 @@ def _die(bench: Bench) -> None:
         task.cancel()
 
 
-async def test_each_runs_what_it_began(start: Callable[[str], Awaitable[Bench]]) -> None:
+async def test_each_runs_what_it_began(start: Start) -> None:
     first, second = await start("host:1"), await start("host:2")
     for bench in (first, second):
         executor = await bench.join()
@@ -57,7 +59,7 @@ async def test_each_runs_what_it_began(start: Callable[[str], Awaitable[Bench]])
         await second.engine.change("acme", await first.submit(), Cancel("not its own"))
 
 
-async def test_the_executions_of_one_that_dies_go_on_under_another(start: Callable[[str], Awaitable[Bench]]) -> None:
+async def test_the_executions_of_one_that_dies_go_on_under_another(start: Start) -> None:
     dying, living = await start("host:1"), await start("host:2")
     executor = await dying.join("x1", slots=1)
     running, waiting = await dying.submit(definition(*_CHAIN)), await dying.submit()
@@ -76,8 +78,37 @@ async def test_the_executions_of_one_that_dies_go_on_under_another(start: Callab
     assert living.engine.ownership.keeps_schedules
 
 
+async def test_one_that_refuses_connections_is_not_waited_for_as_long_as_its_lease(start: Start) -> None:
+    """Its process has ended. One that is silent and cannot be asked may live: for that the lease is there."""
+    killed = await start(f"127.0.0.1:{free_ports(1)[0]}", lease_s=600.0, heartbeat_s=0.2)
+    unreachable = await start("nowhere.invalid:1", lease_s=600.0, heartbeat_s=0.2)
+    living = await start("host:3", lease_s=600.0, heartbeat_s=0.2)
+    taken, kept = await killed.submit(), await unreachable.submit()
+    for each in (killed, unreachable):
+        _die(each)
+    await until(lambda: living.engine.find(taken) is not None, "the adoption")
+    assert living.engine.ownership.keeps_schedules
+    for _ in range(3):  # looks, after each of which it is still so
+        living.engine.ownership.look()
+        await asyncio.sleep(0.3)
+        assert living.engine.find(kept) is None
+
+
+async def test_one_that_listens_is_not_given_up_however_silent(start: Start) -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    hanging = await start(f"127.0.0.1:{port}", lease_s=600.0, heartbeat_s=0.1)
+    living = await start("host:2", lease_s=600.0, heartbeat_s=0.1)
+    execution_id = await hanging.submit()
+    _die(hanging)
+    await asyncio.sleep(1.0)
+    assert living.engine.find(execution_id) is None
+    server.close()
+    await until(lambda: living.engine.find(execution_id) is not None, "the adoption once nobody listens")
+
+
 async def test_one_that_stood_still_past_its_lease_writes_nothing_and_joins_again(
-    start: Callable[[str], Awaitable[Bench]],
+    start: Start,
 ) -> None:
     frozen, living = await start("host:1"), await start("host:2")
     executor = await frozen.join()
@@ -105,7 +136,7 @@ async def test_one_that_stood_still_past_its_lease_writes_nothing_and_joins_agai
 
 
 async def test_one_that_stood_still_notices_also_when_it_has_nothing_to_write(
-    start: Callable[[str], Awaitable[Bench]],
+    start: Start,
 ) -> None:
     frozen, living = await start("host:1"), await start("host:2")
     await frozen.submit()
@@ -118,7 +149,7 @@ async def test_one_that_stood_still_notices_also_when_it_has_nothing_to_write(
 
 
 async def test_the_loss_is_counted_also_when_a_commit_that_ran_out_of_time_is_noticed_first(
-    start: Callable[[str], Awaitable[Bench]],
+    start: Start,
 ) -> None:
     frozen, living = await start("host:1"), await start("host:2")
     execution_id = await frozen.submit()
@@ -134,7 +165,7 @@ async def test_the_loss_is_counted_also_when_a_commit_that_ran_out_of_time_is_no
     assert frozen.metric("cloacina_scheduler_ownership_lost_total") == 1
 
 
-async def test_one_that_stops_leaves_its_executions_at_once(start: Callable[[str], Awaitable[Bench]]) -> None:
+async def test_one_that_stops_leaves_its_executions_at_once(start: Start) -> None:
     leaving, staying = await start("host:1"), await start("host:2")
     ids = [await leaving.submit() for _ in range(3)]
     await leaving.engine.stop()
@@ -151,7 +182,7 @@ async def test_one_that_stops_leaves_its_executions_at_once(start: Callable[[str
 
 
 async def test_an_execution_that_ended_elsewhere_is_retried_by_whoever_is_asked(
-    start: Callable[[str], Awaitable[Bench]],
+    start: Start,
 ) -> None:
     first, second = await start("host:1"), await start("host:2")
     execution_id = await first.submit()
@@ -164,7 +195,7 @@ async def test_an_execution_that_ended_elsewhere_is_retried_by_whoever_is_asked(
 
 
 async def test_a_result_that_comes_to_another_owner_is_left_for_its_own(
-    start: Callable[[str], Awaitable[Bench]],
+    start: Start,
 ) -> None:
     first, second = await start("host:1"), await start("host:2")
     executor = await first.join()

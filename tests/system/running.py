@@ -127,10 +127,18 @@ class RunningSystem:
     # What it is made of
 
     def process(self, service: str) -> psutil.Process:
-        """The process of a service, as it is now."""
+        """The process of a service, as it is now.
+
+        Args:
+            service: its name; of the schedulers beyond the first with its number, ``scheduler-2``.
+        """
         assert self.supervisor is not None
-        children = psutil.Process(self.supervisor.pid).children()
-        return next(child for child in children if f"services.{service}" in child.cmdline())
+        name, _, number = service.partition("-")
+        found = [child for child in psutil.Process(self.supervisor.pid).children() if _runs(child, name)]
+        if name != "scheduler":
+            return next(iter(found))
+        port = self.ports[f"CLOACINA_SCHEDULER_{number}_RPC_PORT" if number else "CLOACINA_SCHEDULER_RPC_PORT"]
+        return next(child for child in found if child.environ().get("CLOACINA_SCHEDULER_RPC_PORT") == str(port))
 
     def kill(self, service: str) -> psutil.Process:
         """Ends a service like a crash of its machine does: without a word. Returns what was killed."""
@@ -224,6 +232,14 @@ class RunningSystem:
             return found if found["status"] in ENDED else None
 
         return wait_until(ended, f"the end of execution {execution_id}", deadline_s)
+
+
+def _runs(process: psutil.Process, service: str) -> bool:
+    """Whether a process, which may have just ended, is one of a service."""
+    try:
+        return f"services.{service}" in process.cmdline()
+    except psutil.Error:
+        return False
 
 
 def write_package(folder: Path, name: str, code: str, version: str = "1.0.0") -> Path:

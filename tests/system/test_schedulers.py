@@ -54,12 +54,7 @@ class Schedulers(RunningSystem):
 
     def scheduler(self, number: int) -> psutil.Process:
         """One of them, as it is now."""
-        variable = "CLOACINA_SCHEDULER_RPC_PORT" if number == 1 else f"CLOACINA_SCHEDULER_{number}_RPC_PORT"
-        port = str(self.ports[variable])
-        assert self.supervisor is not None
-        children = psutil.Process(self.supervisor.pid).children()
-        own = [child for child in children if "services.scheduler" in child.cmdline()]
-        return next(child for child in own if child.environ()["CLOACINA_SCHEDULER_RPC_PORT"] == port)
+        return self.process("scheduler" if number == 1 else f"scheduler-{number}")
 
     def states(self) -> list[Any]:
         """What each says of itself."""

@@ -20,7 +20,7 @@ from cloacina.engine.ownership import Ownership
 from cloacina.store.database import Database, Statement, StoreUnavailable
 from cloacina.store.executions import DefinitionRow, ExecutionRow, ExecutionStore, TaskRow
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 async def until(condition: Callable[[], object], what: str = "the condition") -> None:
@@ -171,12 +171,16 @@ class Bench:
         settings: its limits.
         clock: its wall clock; the real one with ``None``.
         target: where it says it can be called; with one it is one of several engines.
+        owner_lease_s: seconds until the others take over what is its own; those of an executor's lease with 0.
+        owner_heartbeat_s: seconds between the renewals of that; a quarter of it with 0.
     """
 
     database: StubbornDatabase
     settings: EngineSettings = field(default_factory=EngineSettings)
     clock: Callable[[], int] | None = None
     target: str = ""
+    owner_lease_s: float = 0.0
+    owner_heartbeat_s: float = 0.0
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     engine: Engine = field(init=False)
     store: ExecutionStore = field(init=False)
@@ -185,11 +189,12 @@ class Bench:
         self.store = ExecutionStore(self.database)
         clock = {} if self.clock is None else {"clock": self.clock}
         settings = self.settings
+        lease_s = self.owner_lease_s or settings.lease_s
         ownership = Ownership(
             self.store.owners,
             target=self.target,
-            lease_s=settings.lease_s,
-            heartbeat_s=settings.heartbeat_s,
+            lease_s=lease_s,
+            heartbeat_s=self.owner_heartbeat_s or lease_s / 4,
             sole=not self.target,
         )
         metrics = EngineMetrics(self.registry)

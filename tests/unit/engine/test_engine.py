@@ -397,6 +397,22 @@ async def test_a_restart_keeps_waiting_retries_pauses_and_cancellations(start) -
     assert (await again.next(2)).task == "second"
 
 
+async def test_a_clock_that_was_set_back_before_a_restart_delays_no_retry(start) -> None:
+    now = 1_700_000_000_000_000
+    first: Bench = await start(lambda: now)
+    executor = await first.join()
+    retry = RetryPolicy(delay_ms=50, jitter=False)
+    execution_id = await first.submit(definition(TaskSpec("t", retry=retry)))
+    first.engine.report(executor, failed(await executor.next(), _BROKEN))
+    await until(lambda: executor.acknowledged, "the retry to be stored")
+    await first.engine.stop()
+    assert (await first.task(execution_id)).status == "Pending"
+    an_hour_ago = now - 3_600_000_000
+    bench: Bench = await start(lambda: an_hour_ago)
+    again = await (await bench.join()).next()
+    assert (again.live.execution_id, again.attempt) == (execution_id, 2)
+
+
 # Commits that fail
 
 

@@ -69,6 +69,10 @@ DELETE FROM owners WHERE owner_id IN
     AND lease_expires_at <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
     FOR UPDATE SKIP LOCKED);
 
+-- name: give_up_owner
+DELETE FROM owners WHERE owner_id IN
+    (SELECT owner_id FROM owners WHERE epoch = ? AND lease_expires_at = ? FOR UPDATE SKIP LOCKED);
+
 -- name: check_owner
 -- The row's lock is shared, so that nothing is written for it; who gives the owner up waits for the end of this
 -- transaction, or else this one waits for that and finds no row.
@@ -79,8 +83,8 @@ UPDATE owners SET lease_expires_at = (extract(epoch FROM clock_timestamp()) * 10
 WHERE owner_id = ? AND epoch = ?;
 
 -- name: owners
-SELECT o.owner_id, o.epoch, o.target, o.joined_at,
-    o.lease_expires_at <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, o.epoch = s.epoch
+SELECT o.owner_id, o.epoch, o.target, o.joined_at, o.lease_expires_at,
+    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, o.epoch = s.epoch
 FROM owners o CROSS JOIN epochs s WHERE s.name = 'schedules' ORDER BY o.epoch;
 
 -- name: retire_key (rows as arrays)

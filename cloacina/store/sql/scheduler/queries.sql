@@ -75,6 +75,10 @@ DELETE FROM owners WHERE target = ? AND owner_id <> ?;
 -- Of others: whoever asks is alive.
 DELETE FROM owners WHERE owner_id <> ? AND lease_expires_at <= CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER);
 
+-- name: give_up_owner
+-- One that is known to have ended, unless it has renewed its lease since that was found.
+DELETE FROM owners WHERE epoch = ? AND lease_expires_at = ?;
+
 -- name: adopt_executions
 -- Takes what belongs to no owner; the number of the adoption tells it from what was taken before.
 UPDATE executions SET owner = (SELECT epoch FROM owners WHERE owner_id = ?),
@@ -100,9 +104,9 @@ WHERE owner_id = ? AND epoch = ?;
 DELETE FROM owners WHERE owner_id = ? AND epoch = ?;
 
 -- name: owners
--- Those there are, the eldest first: whether the lease has lapsed, and whether it fires the schedules.
-SELECT o.owner_id, o.epoch, o.target, o.joined_at,
-    o.lease_expires_at <= CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER), o.epoch = s.epoch
+-- Those there are, the eldest first: when the lease ends, what time it is, and whether it fires the schedules.
+SELECT o.owner_id, o.epoch, o.target, o.joined_at, o.lease_expires_at,
+    CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER), o.epoch = s.epoch
 FROM owners o CROSS JOIN epochs s WHERE s.name = 'schedules' ORDER BY o.epoch;
 
 -- name: owner_epoch
