@@ -46,10 +46,11 @@ def show(report: Report) -> None:
         print(f"  {figure:>6}  {name}")
     refusals = ", ".join(f"{count} x {status or 'no answer'}" for status, count in sorted(report.refusals.items()))
     print(f"  answers other than 202: {refusals or 'none'}")
-    recoveries = sorted(report.recoveries)
+    recoveries = sorted(report.recoveries) or [0.0]
     print(
         f"  recovered after {statistics.median(recoveries):.1f} s (median), {recoveries[-1]:.1f} s (longest), allowed "
-        f"are {RECOVERY_S:g} s; all had ended {report.drained_s:.1f} s after the last fault"
+        f"are {RECOVERY_S:g} s; all had ended {report.drained_s:.1f} s after the last fault; "
+        f"the load average was up to {report.load:.1f} a core"
     )
     print(f"  violations: {len(report.violations)}")
     for violation in report.violations[:20]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from cloacina.cli.client import read_bootstrap_key
 from tests.chaos import checker, workload
@@ -23,6 +25,7 @@ RECOVERY_S = LEASE_S + 10.0
 """Seconds after the end of faults within which the system must do its work again."""
 _ENDED = ("Completed", "Failed", "Cancelled")
 _GIVEN_UP_S = 120.0
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Report:
         drained_s: seconds from the end of the last faults until nothing was unfinished.
         duplicated, reordered: results that were sent twice, and in an order of their own.
         refusals: answers other than 202, by status; 0 for none.
+        stuck: what did not come to an end however long it was waited for, and why.
+        load: the highest load average that was seen, for each core: far above 1 it is the machine that is late.
         took_s: seconds in all.
         verdict: the checker's.
         folder: where logs and stores are, if kept.
@@ -71,6 +76,8 @@ class Report:
     duplicated: int = 0
     reordered: int = 0
     refusals: dict[int, int] = field(default_factory=dict)
+    stuck: list[str] = field(default_factory=list)
+    load: float = 0.0
     took_s: float = 0.0
     verdict: Verdict = field(default_factory=Verdict)
     folder: Path = Path()
@@ -82,7 +89,15 @@ class Report:
         late = [text for text, seconds in zip(late, self.recoveries, strict=True) if seconds > RECOVERY_S]
         if self.drained_s > RECOVERY_S:
             late.append(f"{self.drained_s:.1f} s until everything had ended")
-        return [*late, *self.verdict.violations]
+        return [*self.stuck, *late, *self.verdict.violations]
+
+    def note_load(self) -> None:
+        """Looks at how busy the machine is."""
+        self.load = max(self.load, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+class Stuck(Exception):
+    """Something does not come to its end."""
 
 
 async def run(options: Options, say: Callable[[str], None] = lambda text: None) -> Report:
@@ -120,9 +135,14 @@ async def _run_on(stage: Stage, report: Report, say: Callable[[str], None]) -> N
     for package in workload.packages(stage.folder, stage.ledger):
         await asyncio.to_thread(stage.system.upload, package)
     load = Load(stage.system.url, read_bootstrap_key(stage.system.home), report.options.seed)
+    healed_at = time.monotonic()
     try:
-        await _probe(load)
-        healed_at = await _strike_all(stage, load, report, say)
+        try:
+            await _probe(load)
+            healed_at = await _strike_all(stage, load, report, say)
+        except Stuck as stuck:
+            report.stuck.append(str(stuck))
+            say(f"STUCK  {stuck}")
         if stage.clock is not None:
             stage.clock.set(stage.clock.offset_s)
         await _drain(load)
@@ -150,15 +170,19 @@ async def _strike_all(stage: Stage, load: Load, report: Report, say: Callable[[s
         chosen = draw_round(faults, draw, left)
         share = executions * len(chosen) // left
         submitted = asyncio.create_task(load.submit(share))
-        said = await asyncio.gather(*(fault.strike(stage, draw) for fault in chosen))
-        healed_at = time.monotonic()
-        await _probe(load)
-        report.recoveries.append(time.monotonic() - healed_at)
-        await asyncio.wait_for(submitted, _GIVEN_UP_S)
+        try:
+            said = await asyncio.gather(*(fault.strike(stage, draw) for fault in chosen))
+            healed_at = time.monotonic()
+            await _probe(load)
+            report.recoveries.append(time.monotonic() - healed_at)
+            await _in_time(submitted, "the acceptance of what clients submit")
+        finally:
+            submitted.cancel()
+        report.note_load()
         executions, left = executions - share, left - len(chosen)
         report.faults.update(fault.name for fault in chosen)
         say(_line(options.faults - left, chosen, said, report.recoveries[-1], len(load.told.accepted)))
-    await load.submit(executions)
+    await _in_time(load.submit(executions), "the acceptance of what clients submit")
     return healed_at
 
 
@@ -167,29 +191,37 @@ def _line(count: int, chosen: list[Fault], said: list[str], recovered_s: float, 
     return f"{count:>4}  {recovered_s:>5.1f} s  {accepted:>6}  {what}"
 
 
+async def _in_time(awaited: Awaitable[_Result], what: str) -> _Result:
+    try:
+        return await asyncio.wait_for(awaited, _GIVEN_UP_S)
+    except TimeoutError:
+        raise Stuck(f"{what} took more than {_GIVEN_UP_S:g} s") from None
+
+
 async def _probe(load: Load) -> None:
     """Returns once an execution that begins now has ended."""
-    execution_id = await load.accepted("chaos_diamond", {})
+    execution_id = await _in_time(load.accepted("chaos_diamond", {}), "the acceptance of an execution")
     deadline = time.monotonic() + _GIVEN_UP_S
     while True:
         found = await load.ask(f"/v1/tenants/public/executions/{execution_id}")
         if found is not None and found["status"] in _ENDED:
             return
         if time.monotonic() > deadline:
-            raise AssertionError(f"execution {execution_id} did not end within {_GIVEN_UP_S:g} s: {found}")
+            why = await load.ask(f"/v1/tenants/public/executions/{execution_id}/explain")
+            raise Stuck(f"execution {execution_id} did not end within {_GIVEN_UP_S:g} s: {why or found}")
         await asyncio.sleep(0.05)
 
 
 async def _drain(load: Load) -> None:
     """Stops the schedule, and waits until nothing is unfinished."""
-    while await load.ask(f"/v1/tenants/public/triggers/{workload.TRIGGER}/pause", method="POST") is None:
-        await asyncio.sleep(0.1)
     deadline = time.monotonic() + _GIVEN_UP_S
+    paused = None
     while time.monotonic() < deadline:
+        paused = paused or await load.ask(f"/v1/tenants/public/triggers/{workload.TRIGGER}/pause", method="POST")
         pages = [
             await load.ask(f"/v1/tenants/public/executions?limit=1&status={status}")
             for status in ("Pending", "Running", "Paused")
         ]
-        if all(page is not None and page["total"] == 0 for page in pages):
+        if paused and all(page is not None and page["total"] == 0 for page in pages):
             return
         await asyncio.sleep(0.1)
