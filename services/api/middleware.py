@@ -16,7 +16,6 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-import grpc
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
@@ -28,6 +27,7 @@ from services.api.call import Call
 from services.api.cors import Cors
 from services.api.errors import HeadersTooLarge, HttpError, answer, status_of
 from services.api.metrics import KNOWN_METHODS, OTHER
+from services.api.refusals import RefusalLog
 from services.api.routing import Route
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Edge:
     def __init__(self, gateway: Gateway, admission: Admission) -> None:
         self._gateway = gateway
         self._admission = admission
+        self._refusals = RefusalLog()
         self._tls = gateway.settings.api_tls_cert is not None
         origins = gateway.settings.cors_origins
         self._cors = Cors(origins) if origins else None
@@ -148,15 +149,10 @@ class Edge:
             if status_of(error) >= 500:
                 span.set_attribute("error.type", error.code)
                 span.fail(error)
-                # that a service is away is explained by its message; anything else by its traceback
-                unexplained = not isinstance(error, Unavailable) or not (
-                    error.__cause__ is None or isinstance(error.__cause__, grpc.aio.AioRpcError)
-                )
-                log.error(
-                    "a request could not be served",
-                    exc_info=error if unexplained else None,
-                    extra={"error": error.message},
-                )
+                if isinstance(error, Unavailable):
+                    self._refusals.note(error)
+                else:
+                    log.error("a request could not be served", exc_info=error, extra={"error": error.message})
             return answer(error)
         except ConnectionError as error:  # the client has gone
             raise asyncio.CancelledError from error

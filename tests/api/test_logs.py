@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,17 @@ class Lines:
         return (self.home / "logs" / "cloacina-server.log").read_text()
 
     def of(self, request_id: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.written.splitlines()]
         return [
-            line for line in lines if line.get("request_id") == request_id and line["target"].startswith("services.")
+            line
+            for line in self._all()
+            if line.get("request_id") == request_id and line["target"].startswith("services.")
         ]
+
+    def from_target(self, target: str) -> list[dict[str, Any]]:
+        return [line for line in self._all() if line["target"] == target]
+
+    def _all(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.written.splitlines()]
 
 
 @pytest.fixture
@@ -78,11 +87,28 @@ async def test_a_failure_and_what_is_not_http_are_logged_with_an_id(lines: Lines
     await stand.scheduler.stop()
     await stand.ask("GET", "/v1/tenants/acme/executions", headers={"x-request-id": "gone-1"})
     failure, access = lines.of("gone-1")
-    assert (failure["level"], access["status"]) == ("ERROR", 503)
+    assert (failure["level"], access["status"]) == ("WARN", 503)
     assert "scheduler" in failure["error"]
     malformed = await stand.raw(b"NONSENSE\r\n\r\n")
     (line,) = lines.of(malformed.headers["x-request-id"])
     assert line["message"] == "malformed request"
+
+
+async def test_many_refusals_are_one_line_a_second(lines: Lines, stand: Stand) -> None:
+    await stand.scheduler.stop()
+    began = time.monotonic()
+    replies = await asyncio.gather(*(stand.ask("GET", "/v1/tenants/acme/executions") for _ in range(30)))
+    assert {reply.status for reply in replies} == {503}
+    deadline = time.monotonic() + 10
+    said: list[dict[str, Any]] = []
+    while sum(line["refused"] for line in said) < 30:
+        assert time.monotonic() < deadline, said
+        await asyncio.sleep(0.05)
+        said = lines.from_target("services.api.refusals")
+    assert len(said) <= 2 + time.monotonic() - began
+    assert all(line["level"] == "WARN" and "scheduler" in line["error"] for line in said)
+    assert "request_id" in said[0]
+    assert all("request_id" not in line for line in said[1:])
 
 
 async def test_a_key_is_never_logged(lines: Lines, stand: Stand) -> None:
