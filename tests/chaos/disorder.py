@@ -1,4 +1,4 @@
-"""A gRPC proxy before the scheduler that an executor dials: it sends results twice, and in another order.
+"""A gRPC proxy before a scheduler that an executor dials: it sends results twice, and in another order.
 
 It is a process of its own: gRPC and the forks by which the battery starts and stops servers do not agree.
 """
@@ -14,10 +14,11 @@ from typing import Any
 
 import grpc
 
-from cloacina.rpc.v1 import scheduler_pb2, scheduler_pb2_grpc
+from cloacina.rpc.v1 import common_pb2, scheduler_pb2, scheduler_pb2_grpc
 
 _TWICE = 0.2
 _LONGEST_S = 0.3
+_OPTIONS = (("grpc.enable_retries", 0), ("grpc.max_reconnect_backoff_ms", 500))
 
 
 class Disorder:
@@ -63,11 +64,9 @@ class _Proxy(scheduler_pb2_grpc.DispatchServiceServicer):
         self._random = random.Random(seed)
 
     async def Work(self, requests: Any, context: Any) -> AsyncIterator[scheduler_pb2.SchedulerMessage]:
-        kept = ("authorization", "x-request-id", "traceparent")
-        metadata = tuple((key, value) for key, value in context.invocation_metadata() or () if key in kept)
-        options = (("grpc.enable_retries", 0), ("grpc.max_reconnect_backoff_ms", 500))
-        async with grpc.aio.insecure_channel(self._target, options=options) as channel:
-            call = scheduler_pb2_grpc.DispatchServiceStub(channel).Work(self._disordered(requests), metadata=metadata)
+        async with grpc.aio.insecure_channel(self._target, options=_OPTIONS) as channel:
+            stub = scheduler_pb2_grpc.DispatchServiceStub(channel)
+            call = stub.Work(self._disordered(requests), metadata=_metadata(context))
             try:
                 async for message in call:
                     yield message
@@ -101,9 +100,33 @@ class _Proxy(scheduler_pb2_grpc.DispatchServiceServicer):
             loop.call_later(2 * _LONGEST_S, queue.put_nowait, None)
 
 
+class _Status(scheduler_pb2_grpc.SchedulerServiceServicer):
+    """Passes on who the scheduler is: an executor that has several asks before it connects."""
+
+    def __init__(self, target: int) -> None:
+        self._target = f"127.0.0.1:{target}"
+
+    async def GetStatus(self, request: Any, context: Any) -> common_pb2.ServiceStatus:
+        async with grpc.aio.insecure_channel(self._target, options=_OPTIONS) as channel:
+            stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+            try:
+                status: common_pb2.ServiceStatus = await stub.GetStatus(
+                    request, metadata=_metadata(context), timeout=context.time_remaining()
+                )
+            except grpc.aio.AioRpcError as error:
+                await context.abort(error.code(), error.details())
+            return status
+
+
+def _metadata(context: Any) -> tuple[tuple[str, str], ...]:
+    kept = ("authorization", "x-request-id", "traceparent")
+    return tuple((key, value) for key, value in context.invocation_metadata() or () if key in kept)
+
+
 async def _serve(port: int, target: int, seed: int) -> None:
     proxy, server, told = _Proxy(target, seed), grpc.aio.server(), asyncio.Event()
     scheduler_pb2_grpc.add_DispatchServiceServicer_to_server(proxy, server)
+    scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(_Status(target), server)
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
