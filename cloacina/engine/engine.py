@@ -98,8 +98,12 @@ log = logging.getLogger(__name__)
 
 _Answer = TypeVar("_Answer")
 _COUNTER_BITS = 40
-"""A fencing token is the store's epoch above a counter of this many bits: it grows over restarts too."""
+"""A fencing token is the number of the last adoption above a counter of this many bits: it grows over restarts and
+adoptions too."""
 
+_ADOPTION_DEADLINE_S = 2.0
+"""Seconds that a retry waits for its scheduler to have larger claims to give than the last one's."""
+_LOOK_S = 0.05
 _FLUSH_DEADLINE_S = 5.0
 """Seconds that stopping waits for what is there to be committed."""
 
@@ -466,6 +470,7 @@ class Engine:
                     raise NotFound(f"there is no execution {execution_id}", code="execution_not_found")
                 (definition,) = await self._store.load_definitions([row.execution.definition_id])
                 live = _restore(row, self._load_definition(definition))
+                await self._grow_beyond(live)
                 await self._ask(lambda work: self._reopen(work, live))
             elif (found := self._live[execution_id]).tenant_id == tenant_id:
                 raise Conflict(
@@ -473,6 +478,18 @@ class Engine:
                 )
             else:
                 raise NotFound(f"there is no execution {execution_id}", code="execution_not_found")
+
+    async def _grow_beyond(self, live: Live) -> None:
+        """Returns once new claims are larger than those of an execution that another owner ended, who may have joined
+        later: one more adoption sees to it, also where there is nothing to adopt."""
+        largest = max(task.claim_id for task in live.state.tasks.values()) >> _COUNTER_BITS
+        try:
+            async with asyncio.timeout(_ADOPTION_DEADLINE_S):
+                while self._adoption < largest:
+                    self.ownership.look()
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            raise Unavailable("the schedulers are changing hands; try again shortly", code="moving") from None
 
     async def explain(
         self, tenant_id: str, execution_id: str, since: Mapping[tuple[str, str], int]
@@ -1012,7 +1029,7 @@ class Engine:
     def _next_claim(self) -> int:
         """A fencing token larger than any before."""
         self._claims_made += 1
-        return self.ownership.owner.epoch << _COUNTER_BITS | self._claims_made
+        return self._adoption << _COUNTER_BITS | self._claims_made
 
     def _change(self, work: GroupWork, tenant_id: str, execution_id: str, command: Command) -> None:
         live = self._live.get(execution_id)

@@ -171,8 +171,9 @@ class OwnerStore:
         return ExecutionOwner(int(epoch), owner_id or "", target or "", finished_at is not None)
 
     async def last_adoption(self, owner: Owner) -> int:
-        """The number of the last adoption among its unfinished executions."""
-        return int((await self._database.fetch("last_adoption", owner.epoch))[0][0])
+        """The number of its last adoption, which is larger than every epoch and number before it."""
+        rows = await self._database.fetch("last_adoption", owner.epoch)
+        return int(rows[0][0]) if rows else owner.epoch
 
     async def is_current(self, owner: Owner) -> bool:
         """Whether nobody has taken over from it."""
@@ -195,6 +196,7 @@ class OwnerStore:
 def _adoption(owner_id: str) -> list[Statement]:
     return [
         Statement("delete_lapsed_owners", [(owner_id,)]),
+        Statement("number_adoption", [(owner_id,)], expect=1),
         Statement("adopt_executions", [(owner_id,)]),
         Statement("adopt_schedules", [(owner_id,)]),
         Statement("delete_executors_of_nobody", [()]),

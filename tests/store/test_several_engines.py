@@ -181,6 +181,30 @@ async def test_one_that_stops_leaves_its_executions_at_once(start: Start) -> Non
         assert (await staying.ended(each)).status == "Completed"
 
 
+async def test_claims_grow_over_an_adoption_by_one_that_joined_earlier(start: Start) -> None:
+    elder, dying = await start("host:1"), await start("host:2")
+    executor = await dying.join()
+    execution_id = await dying.submit(definition(*_CHAIN))
+    claimed = await executor.next()
+    _die(dying)
+    await until(lambda: elder.engine.find(execution_id) is not None, "the adoption")
+    end = await elder.join(held=[claimed.claim_id])
+    elder.engine.report(end, succeeded(claimed))
+    assert (await end.next()).claim_id > claimed.claim_id
+
+
+async def test_claims_grow_over_a_retry_by_one_that_joined_earlier(start: Start) -> None:
+    elder, younger = await start("host:1"), await start("host:2")
+    executor = await younger.join()
+    execution_id = await younger.submit()
+    claimed = await executor.next()
+    await younger.engine.change("acme", execution_id, Cancel("enough"))
+    younger.engine.release("x1", executor, claimed.claim_id)
+    await younger.ended(execution_id)
+    await elder.engine.retry("acme", execution_id)
+    assert (await (await elder.join()).next()).claim_id > claimed.claim_id
+
+
 async def test_an_execution_that_ended_elsewhere_is_retried_by_whoever_is_asked(
     start: Start,
 ) -> None:

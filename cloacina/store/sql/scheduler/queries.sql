@@ -79,6 +79,9 @@ DELETE FROM owners WHERE owner_id <> ? AND lease_expires_at <= CAST((julianday('
 -- One that is known to have ended, unless it has renewed its lease since that was found.
 DELETE FROM owners WHERE epoch = ? AND lease_expires_at = ?;
 
+-- name: number_adoption
+UPDATE owners SET adoption = (SELECT epoch FROM epochs WHERE name = 'claims') WHERE owner_id = ?;
+
 -- name: adopt_executions
 -- Takes what belongs to no owner; the number of the adoption tells it from what was taken before.
 UPDATE executions SET owner = (SELECT epoch FROM owners WHERE owner_id = ?),
@@ -118,7 +121,8 @@ SELECT e.owner, o.owner_id, o.target, e.finished_at
 FROM executions e LEFT JOIN owners o ON o.epoch = e.owner WHERE e.execution_id = ? AND e.tenant_id = ?;
 
 -- name: last_adoption
-SELECT coalesce(max(adoption), 0) FROM executions WHERE finished_at IS NULL AND owner = ?;
+-- The number of an owner's last adoption, or of its joining, which adopts as well.
+SELECT adoption FROM owners WHERE epoch = ?;
 
 -- name: reopen_execution
 -- An execution that has ended goes on with a new owner; of two that want to reopen it one finds no row.
