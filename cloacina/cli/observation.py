@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cloacina.cli.invocation import Invocation
 
 _FOLLOW_PAUSE_S = 0.5
+_LAST_LINES_S = 1.5
+"""Seconds after the end of what is followed in which its last lines arrive."""
 _BAR = 40
 _IN_PLACE = frozenset(("timestamp", "level", "target", "message", "exception"))
 _SHOWN_FIELDS = ("service", "task_name", "attempt", "reason", "error")
@@ -121,6 +123,7 @@ def _request_path(request_id: str, **query: object) -> str:
 
 def _lines(client: ApiClient, tenant: str, identity: str, level: str, follow: bool) -> Iterator[Any]:
     path, cursor = f"{execution_path(tenant, identity)}/logs", ""
+    read_until = 0.0
     while True:
         query = {"level": level, **({"cursor": cursor} if cursor else {})}
         try:
@@ -135,8 +138,11 @@ def _lines(client: ApiClient, tenant: str, identity: str, level: str, follow: bo
         if not page["complete"]:
             continue
         states = [page["status"]] if "status" in page else [each["status"] for each in page["executions"]]
-        if not follow or all(state in ENDED for state in states):
-            return
+        if all(state in ENDED for state in states) or not follow:
+            if time.monotonic() >= read_until:
+                return
+        else:
+            read_until = time.monotonic() + _LAST_LINES_S
         time.sleep(_FOLLOW_PAUSE_S)
 
 

@@ -144,7 +144,7 @@ class Run:
     def succeed(self, context: bytes | None) -> None:
         """It succeeded; ``None`` for a context left as it was."""
         success = scheduler_pb2.TaskSuccess(context=context or b"", unchanged=context is None)
-        self._end(scheduler_pb2.TaskResult(success=success), "task succeeded", logging.INFO, {})
+        self._end(scheduler_pb2.TaskResult(success=success), "task succeeded", logging.INFO, {"_told": True})
 
     def fail(
         self,

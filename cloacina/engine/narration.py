@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cloacina.domain.execution import (
+    EVENT_TYPES,
     Event,
+    TaskClaimed,
     TaskCompleted,
+    TaskDeferred,
     TaskFailed,
     TaskMarkedReady,
     TaskReset,
+    TaskResumed,
     TaskRetryScheduled,
     TaskSkipped,
+    TaskStarted,
     WorkflowCancelled,
+    WorkflowCancelling,
     WorkflowCompleted,
     WorkflowFailed,
+    WorkflowPaused,
     WorkflowReopened,
+    WorkflowResumed,
     WorkflowStarted,
 )
 from cloacina.engine.model import Joining, Live, Origin, Result
@@ -40,12 +49,42 @@ _EVENTS: dict[type[object], tuple[int, str]] = {
     TaskSkipped: (logging.INFO, "task skipped"),
     TaskReset: (logging.WARNING, "task is ready again: its claim is void"),
 }
+_STORED: dict[type[object], tuple[int, str]] = {
+    **_EVENTS,
+    TaskClaimed: (logging.DEBUG, "task claimed by an executor"),
+    TaskStarted: (logging.DEBUG, "task started"),
+    TaskDeferred: (logging.INFO, "task deferred: it waits without a slot"),
+    TaskResumed: (logging.INFO, "task goes on after it was deferred"),
+    TaskCompleted: (logging.INFO, "task completed"),
+    WorkflowPaused: (logging.INFO, "execution paused"),
+    WorkflowResumed: (logging.INFO, "execution resumed"),
+    WorkflowCancelling: (logging.INFO, "execution is being cancelled"),
+}
+
+
+def spoken(event_type: str, data: Mapping[str, Any]) -> tuple[int, str] | None:
+    """How a stored event is said in a log line: level and message; ``None`` for what is not said.
+
+    Args:
+        event_type: as it is stored.
+        data: what else is stored of it.
+    """
+    if event_type == "workflow_resumed":
+        return _STORED[WorkflowReopened if data.get("retry") else WorkflowResumed]
+    if event_type == "task_started" and "instances" in data:
+        return None
+    if event_type == "task_reset" and "lost" not in data:
+        return None  # the retry of the whole execution was said
+    return _SPOKEN.get(event_type)
+
+
+_SPOKEN = {EVENT_TYPES[kind]: said for kind, said in _STORED.items()}
 
 
 def event(live: Live, happened: Event) -> None:
     """One committed event of an execution."""
-    spoken = _EVENTS.get(type(happened))
-    if spoken is None or not log.isEnabledFor(spoken[0]):
+    said = _EVENTS.get(type(happened))
+    if said is None or not log.isEnabledFor(said[0]):
         return
     extra: dict[str, object] = {}
     for name in ("reason", "error"):
@@ -60,7 +99,7 @@ def event(live: Live, happened: Event) -> None:
     if isinstance(happened, TaskRetryScheduled):  # the line is about the attempt that failed; the state is one further
         place["attempt"] = live.state.tasks[happened.task].attempt - 1
     with _about(live, task):
-        log.log(spoken[0], spoken[1], extra={**extra, **place})
+        log.log(said[0], said[1], extra={**extra, **place, "_told": True})
 
 
 def child_scheduled(child: Live) -> Origin:

@@ -1,7 +1,7 @@
 """The loop that deletes what has ended long ago, in small transactions with pauses between them.
 
-Age and number say what goes: executions with their tasks, events and firings, or the events alone. What has not ended
-is never touched. The idempotency key of a deleted execution stays taken for a while of its own.
+Age and number say what goes: executions with their tasks, events, log lines and firings, or the events alone. What has
+not ended is never touched. The idempotency key of a deleted execution stays taken for a while of its own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ DAY_US = 86_400_000_000
 
 _BATCH_ROWS = 1000
 """Rows that one transaction deletes, as far as executions can be divided: a few milliseconds of the store's time."""
+_ROW_BYTES = 4096
+"""Log lines of so many bytes count as a row."""
 _LOOKED_UP = 200
 """Executions looked up at once."""
 _PAUSE_FACTOR = 3.0
@@ -266,7 +268,7 @@ def _batches(found: Sequence[Ended]) -> Iterator[list[Ended]]:
     batch: list[Ended] = []
     rows = 0
     for ended in found:
-        size = ended.events + ended.tasks + 1
+        size = ended.events + ended.tasks + ended.log_bytes // _ROW_BYTES + 1
         if batch and rows + size > _BATCH_ROWS:
             yield batch
             batch, rows = [], 0

@@ -24,6 +24,8 @@ LONG_LIVED = frozenset(
 )
 """Streams that live as long as their processes, or as someone looks: a span around one would say nothing, so none is
 made."""
+_UNTRACED = LONG_LIVED | {"/cloacina.v1.SchedulerService/KeepLogLines"}
+"""Nor is one around the lines of many executions, which come several times a second."""
 
 
 class RpcClient:
@@ -160,6 +162,6 @@ def _tracing_interceptors() -> list[Any]:
 
 
 def is_traced(method: str | bytes) -> bool:
-    """Whether calls of this method are spans: ours are, health checks and the long-lived streams are not."""
+    """Whether calls of this method are spans: ours are, with few exceptions; health checks are not."""
     path = method.decode() if isinstance(method, bytes) else method
-    return path.startswith("/cloacina.") and path not in LONG_LIVED
+    return path.startswith("/cloacina.") and path not in _UNTRACED

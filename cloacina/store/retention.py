@@ -14,11 +14,12 @@ HISTORY_BEGINS: Cursor = (-1, "")
 
 
 class Ended(NamedTuple):
-    """An execution that can be deleted, with how many rows it has."""
+    """An execution that can be deleted, with how many rows it has, and bytes of log lines."""
 
     execution_id: str
     events: int
     tasks: int
+    log_bytes: int = 0
 
 
 class RetentionStore:
@@ -65,7 +66,7 @@ class RetentionStore:
     ) -> tuple[list[Ended], Cursor]:
         """A tenant's executions that have ended, behind `after` and up to `newest`; and where the next ones begin."""
         rows = await self._database.fetch("superfluous_executions", tenant_id, *after, *newest, limit)
-        return [Ended(*row[:3]) for row in rows], (int(rows[-1][3]), str(rows[-1][0])) if rows else after
+        return [Ended(*row[:4]) for row in rows], (int(rows[-1][4]), str(rows[-1][0])) if rows else after
 
     async def expired_firings(self, before: int, limit: int) -> list[str]:
         """Keys of firings before a time that started nothing."""
@@ -78,7 +79,7 @@ class RetentionStore:
     # Deleting
 
     async def delete(self, execution_ids: Sequence[str]) -> None:
-        """Deletes executions with tasks, events and firings; their idempotency keys stay taken.
+        """Deletes executions with tasks, events, log lines and firings; their idempotency keys stay taken.
 
         Raises:
             StoreConflict: nothing was deleted; one of them does not exist any more, or has not ended.
@@ -91,6 +92,7 @@ class RetentionStore:
                 Statement("delete_ended_execution", rows, expect=len(rows)),
                 Statement("delete_tasks", rows),
                 Statement("delete_events", rows),
+                Statement("delete_logs", rows),
                 Statement("delete_firings_of_execution", rows),
             ]
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from cloacina.store.database import Database, Statement
 
 _EXECUTIONS = 500
-"""Executions that one transaction deletes, with their tasks and events: other writers wait no longer than for these."""
+"""Executions that one transaction deletes, with their tasks, events and log lines: other writers wait no longer than
+for these."""
 
 
 class TenantExecutions:
@@ -37,6 +38,7 @@ class TenantExecutions:
                 [
                     Statement("tenant_delete_events", ids),
                     Statement("tenant_delete_tasks", ids),
+                    Statement("tenant_delete_logs", ids),
                     Statement("tenant_delete_execution", ids),
                 ]
             )

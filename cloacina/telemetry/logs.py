@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,8 +29,10 @@ from cloacina.telemetry.directives import OFF, TRACE, Directives, parse_directiv
 _LEVEL_NAMES = {TRACE: "TRACE", logging.DEBUG: "DEBUG", logging.INFO: "INFO", logging.WARNING: "WARN"}
 _COLOURS = {"TRACE": "35", "DEBUG": "34", "INFO": "32", "WARN": "33", "ERROR": "31"}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_RESERVED = frozenset(("timestamp", "level", "target", "message", "service", "trace_id", "span_id", "exception"))
-_NOT_FOREIGN = _STANDARD | set(scope.SCOPE_FIELDS)
+_RESERVED = frozenset(
+    ("timestamp", "level", "target", "message", "service", "trace_id", "span_id", "exception", "_told")
+)
+_NOT_FOREIGN = _STANDARD | set(scope.SCOPE_FIELDS) | {"_told"}
 _QUIET = {
     "aiohttp.access": OFF,
     "grpc": logging.WARNING,
@@ -41,6 +43,8 @@ _QUIET = {
 _LOOK_EVERY_S = 1.0
 _RETRY_AFTER_S = 1.0
 _log = logging.getLogger(__name__)
+Keep = Callable[[Mapping[str, Any], bytes], None]
+"""Takes a line that is about an execution: its fields, and the line as it is in the file."""
 logging.addLevelName(TRACE, "TRACE")
 logging.addLevelName(logging.WARNING, "WARN")
 
@@ -53,7 +57,7 @@ def level_name(level: int) -> str:
     return _LEVEL_NAMES[max((known for known in _LEVEL_NAMES if known <= level), default=TRACE)]
 
 
-class _Clock:
+class Clock:
     """Formats times as RFC 3339 in UTC with microseconds; the part down to the second is kept."""
 
     def __init__(self) -> None:
@@ -61,7 +65,11 @@ class _Clock:
         self._prefix = ""
 
     def format(self, at: float) -> str:
-        micros = round(at * 1e6)
+        """A time in seconds since the epoch."""
+        return self.format_micros(round(at * 1e6))
+
+    def format_micros(self, micros: int) -> str:
+        """A time in microseconds since the epoch."""
         second, micro = divmod(micros, 1_000_000)
         if second != self._second:
             self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
@@ -69,7 +77,7 @@ class _Clock:
         return f"{self._prefix}.{micro:06d}Z"
 
 
-def _entry(record: logging.LogRecord, service: str, clock: _Clock) -> dict[str, Any]:
+def _entry(record: logging.LogRecord, service: str, clock: Clock) -> dict[str, Any]:
     """The fields of a record in the order of the contract, section 2."""
     extra = {key: value for key, value in record.__dict__.items() if key not in _STANDARD and key not in _RESERVED}
     entry: dict[str, Any] = {
@@ -256,13 +264,17 @@ class _Output(logging.Handler):
         self._file = file
         self._stream = stream
         self._colour = stream.isatty() and "NO_COLOR" not in os.environ
-        self._clock = _Clock()
+        self._clock = Clock()
+        self.keep: Keep | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             entry = _entry(record, self._service, self._clock)
-            failed = self._file.write(_json_line(entry), record.created)
+            line = _json_line(entry)
+            failed = self._file.write(line, record.created)
             self._say(entry)
+            if self.keep is not None and "execution_id" in entry and "_told" not in record.__dict__:
+                self.keep(entry, line)
             if failed is not None:
                 self._say(
                     {
@@ -352,10 +364,21 @@ def _set_levels(root: logging.Logger, directives: Directives) -> None:
 
 def shutdown() -> None:
     """Takes the outputs away again and closes the file."""
-    root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, _Output)]:
-        root.removeHandler(handler)
+    for handler in _outputs():
+        logging.getLogger().removeHandler(handler)
         handler.close()
+
+
+def keep_with(keep: Keep | None) -> None:
+    """Has every line that is about an execution given to `keep` as well, from whichever thread logs it; except those
+    whose record has a field ``_told``: what they say is among the execution's events. ``None`` ends that.
+    """
+    for handler in _outputs():
+        handler.keep = keep
+
+
+def _outputs() -> list[_Output]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, _Output)]
 
 
 def emit_foreign(

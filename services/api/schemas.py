@@ -533,7 +533,7 @@ class LogsQuery(_Request):
 
     level: LogLevel = Field("trace", description="The lowest level shown.")
     limit: int = Field(500, ge=1, le=5000, description="Lines on the page.")
-    cursor: str | None = Field(None, min_length=1, max_length=100, description="`next_cursor` of the page before.")
+    cursor: str | None = Field(None, min_length=1, max_length=4000, description="`next_cursor` of the page before.")
 
 
 class ExecutionLogs(TypedDict):
@@ -542,8 +542,7 @@ class ExecutionLogs(TypedDict):
     tenant_id: str
     execution_id: Uuid
     status: str
-    host: Annotated[str, Field(description="The machine whose log files were read: the gateway's.")]
-    lines: Annotated[list[dict[str, Any]], Field(description="Each as it is in the file.")]
+    lines: Annotated[list[dict[str, Any]], Field(description="Each in the shape of the log files.")]
     next_cursor: Annotated[str, Field(description="Where the next page begins; later lines come there too.")]
     complete: Annotated[bool, Field(description="Whether this is all that is there by now.")]
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from cloacina.rpc.balanced import BalancedClient
 from cloacina.rpc.client import RpcClient
+from cloacina.rpc.log_lines import to_scheduler
 from cloacina.rpc.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 from cloacina.runtime.service import Runtime
 from cloacina.store.accounts import AccountStore
 from cloacina.store.database import Database, open_database
 from cloacina.store.identity import IdentityStore
+from cloacina.telemetry.execution_lines import ExecutionLines
 from cloacina.telemetry.metrics import StoreMetrics
 from services.api.app import Gateway, create_server
 from services.api.auth import Authenticator
@@ -19,7 +21,7 @@ from services.api.delivery import Deliveries, DeliveryMetrics
 from services.api.http_server import HttpServer
 from services.api.identity_metrics import IdentityMetrics
 from services.api.keys import ensure_bootstrap_key
-from services.api.log_reader import LogReader
+from services.api.log_reader import LogReader, changes_an_execution
 from services.api.metrics import ApiMetrics
 from services.api.middleware import Edge
 from services.api.people import People
@@ -45,6 +47,7 @@ class GatewayService:
         self._gateway: Gateway | None = None
         self._http: HttpServer | None = None
         self._edge: Edge | None = None
+        self._lines: ExecutionLines | None = None
         self.http_port = 0
 
     async def start(self, runtime: Runtime) -> Mapping[str, object]:
@@ -58,6 +61,9 @@ class GatewayService:
         self._gateway.teardown.resume()
         for balanced in self._balanced:
             await balanced.start()
+        hand_on = to_scheduler(self._gateway.scheduler.client)
+        self._lines = ExecutionLines("api", hand_on, runtime.registry, changes_an_execution)
+        self._lines.start()
         self._http, self._edge = create_server(self._gateway)
         self.http_port = await self._http.start()
         runtime.server.add(
@@ -144,6 +150,8 @@ class GatewayService:
             await self._gateway.teardown.stop()
             self._gateway.people.passwords.close()
             await self._gateway.people.oidc.close()
+        if self._lines is not None:
+            await self._lines.stop()
         for balanced in self._balanced:
             await balanced.close()
         for client in self._clients:

@@ -14,11 +14,15 @@ from prometheus_client import Gauge
 from cloacina.dispatch.polls import PollRun
 from cloacina.dispatch.pools import WORKER_STATES, Pools, Supplies, worker_pid
 from cloacina.dispatch.runs import Run
+from cloacina.rpc.balanced import BalancedClient
 from cloacina.rpc.client import RpcClient
+from cloacina.rpc.log_lines import to_scheduler
+from cloacina.rpc.places import Place
 from cloacina.rpc.v1 import common_pb2, executor_pb2, executor_pb2_grpc
 from cloacina.runtime.metrics_server import MetricsServer
 from cloacina.runtime.service import Runtime
 from cloacina.telemetry import tracing
+from cloacina.telemetry.execution_lines import ExecutionLines
 from cloacina.worker.hosting import Forge
 from services.executor.artifacts import ArtifactCache
 from services.executor.backend import Backend, choose_backend
@@ -55,6 +59,8 @@ class Executor:
         self._backend: Backend | None = None
         self._links: Links | None = None
         self._metrics_server: MetricsServer | None = None
+        self._schedulers: BalancedClient | None = None
+        self._lines: ExecutionLines | None = None
 
     async def start(self, runtime: Runtime) -> Mapping[str, object]:
         settings = self._settings
@@ -72,12 +78,15 @@ class Executor:
         self._secrets = SecretSource(reconciler, runtime.instance_id)
         self._pools = Pools(Supplies(self._forge, self._artifacts, backend.pool_settings, tracing.forward))
         self._register_metrics(runtime)
-        self._links = Links(
-            settings.scheduler_target,
-            lambda place: runtime.connect(place.address, "scheduler", host=place.host),
-            runtime.instance_id,
-            self._slots,
-        )
+
+        def connect(place: Place) -> RpcClient:
+            return runtime.connect(place.address, "scheduler", host=place.host)
+
+        self._schedulers = BalancedClient(settings.scheduler_target, connect, service="scheduler")
+        await self._schedulers.start()
+        self._lines = ExecutionLines("executor", to_scheduler(self._schedulers), runtime.registry)
+        self._lines.start()
+        self._links = Links(settings.scheduler_target, connect, runtime.instance_id, self._slots)
         runtime.server.add(
             executor_pb2_grpc.add_ExecutorServiceServicer_to_server,
             _Handlers(runtime, self),
@@ -132,6 +141,10 @@ class Executor:
             await self._artifacts.stop()
         if self._forge is not None:
             await self._forge.stop()
+        if self._lines is not None:
+            await self._lines.stop()
+        if self._schedulers is not None:
+            await self._schedulers.close()
         for client in self._clients:
             await client.close()
         if self._metrics_server is not None:

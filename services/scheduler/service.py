@@ -33,12 +33,14 @@ from cloacina.rpc.v1 import (
 from cloacina.runtime.metrics_server import MetricsServer
 from cloacina.runtime.service import Runtime
 from cloacina.store.database import Database, open_database
+from cloacina.store.execution_logs import ExecutionLogStore
 from cloacina.store.executions import EventRow, ExecutionRow, ExecutionStore, ExecutionSummary, TaskRow
 from cloacina.store.instances import InstanceStore
 from cloacina.store.retention import RetentionStore
 from cloacina.store.schedules import ScheduleStore
 from cloacina.store.tenant_data import TenantExecutions
 from cloacina.telemetry import scope, tracing
+from cloacina.telemetry.execution_lines import ExecutionLines
 from cloacina.telemetry.metrics import StoreMetrics
 from services.scheduler.definitions import Definitions
 from services.scheduler.dispatch import Dispatch
@@ -46,6 +48,7 @@ from services.scheduler.explanations import explained
 from services.scheduler.following import Following
 from services.scheduler.forwarding import Forwarder, ForwardMetrics, Routed, Routes
 from services.scheduler.instances import InstanceHandlers
+from services.scheduler.log_lines import LogLines
 from services.scheduler.pages import decode_cursor, encode_cursor
 from services.scheduler.schedules import MirroredSchedules, MirroredWorkflows
 from services.scheduler.settings import SchedulerSettings
@@ -88,6 +91,7 @@ class Scheduler:
         self._mirrored: MirroredSchedules | None = None
         self._retention: Retention | None = None
         self._metrics_server: MetricsServer | None = None
+        self._own_lines: ExecutionLines | None = None
 
     async def start(self, runtime: Runtime) -> Mapping[str, object]:
         settings = self._settings
@@ -142,6 +146,9 @@ class Scheduler:
             self._engine.reopening,
             kept=self._is_keeper,
         )
+        log_lines = LogLines(store, ExecutionLogStore(self._database, settings.execution_log_kb << 10))
+        self._own_lines = ExecutionLines("scheduler", log_lines.keep_own, runtime.registry)
+        self._own_lines.start()
         await self._engine.start()
         self._retention.start()
         self._definitions.start(self._mirrored)
@@ -164,6 +171,7 @@ class Scheduler:
                     triggers=TriggerHandlers(self._schedules, schedule_store, self._definitions),
                     instances=instances,
                     retention=self._retention,
+                    log_lines=log_lines,
                 ),
                 scheduler_pb2_grpc.SchedulerServiceStub,
                 {
@@ -233,6 +241,8 @@ class Scheduler:
             await self._engine.stop()
         if self._forwarder is not None:
             await self._forwarder.close()
+        if self._own_lines is not None:
+            await self._own_lines.stop()
         if self._metrics_server is not None:
             await self._metrics_server.stop()
         if self._database is not None:
@@ -252,8 +262,10 @@ class Handlers(scheduler_pb2_grpc.SchedulerServiceServicer):
         triggers: TriggerHandlers,
         instances: Instances,
         retention: Retention,
+        log_lines: LogLines,
     ) -> None:
         self._retention = retention
+        self._log_lines = log_lines
         self._triggers = triggers
         self._instances = instances
         self._runtime = runtime
@@ -427,6 +439,15 @@ class Handlers(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def FindByRequest(self, request: Any, context: Any) -> scheduler_pb2.FindByRequestResponse:
         rows = await self._store.list_by_request(request.request_id, request.tenant_id, _MAX_PAGE)
         return scheduler_pb2.FindByRequestResponse(executions=[_summary(row) for row in rows])
+
+    async def KeepLogLines(self, request: Any, context: Any) -> scheduler_pb2.KeepLogLinesResponse:
+        return await self._log_lines.keep(request)
+
+    async def ListLogLines(self, request: Any, context: Any) -> scheduler_pb2.ListLogLinesResponse:
+        row = await self._store.get_execution(request.tenant_id, request.execution_id)
+        if row is None:
+            raise _no_execution(request.execution_id)
+        return await self._log_lines.page(row, request)
 
     async def CleanUp(self, request: Any, context: Any) -> scheduler_pb2.CleanUpResponse:
         deleted = await self._retention.clean(

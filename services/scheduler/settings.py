@@ -45,7 +45,12 @@ class SchedulerSettings(ServiceSettings):
         description="bytes of an execution's input, and of an instance's params; more is refused",
     )
     retention_days: float = Field(
-        30.0, ge=0, description="days after its end that an execution is kept, with tasks and events; 0 for ever"
+        30.0,
+        ge=0,
+        description="days after its end that an execution is kept, with tasks, events and log lines; 0 for ever",
+    )
+    execution_log_kb: int = Field(
+        1024, ge=0, le=1 << 20, description="KiB of log lines that are kept with an execution; 0 for none"
     )
     event_retention_days: float = Field(
         0.0, ge=0, description="days after an execution's end that its events are kept; 0 for as long as the execution"

@@ -112,6 +112,7 @@ class SchedulerStandIn(StandIn, scheduler_pb2_grpc.SchedulerServiceServicer):
         self.keys: dict[tuple[str, str, str], str] = {}
         self.contexts: dict[str, bytes] = {}
         self.events: dict[str, list[scheduler_pb2.ExecutionEvent]] = {}
+        self.lines: dict[str, list[bytes]] = {}
         self.committed = asyncio.Condition()
         self.breaks = 0
 
@@ -293,6 +294,27 @@ class SchedulerStandIn(StandIn, scheduler_pb2_grpc.SchedulerServiceServicer):
             if execution.origin.request_id == request.request_id and request.tenant_id in ("", execution.tenant_id)
         ]
         return scheduler_pb2.FindByRequestResponse(executions=found)
+
+    async def KeepLogLines(self, request: Any, context: Any) -> scheduler_pb2.KeepLogLinesResponse:
+        await self.arrived(request, context, "KeepLogLines")
+        for each in request.executions:
+            self.lines.setdefault(each.execution_id, []).extend(each.lines.encode().splitlines())
+        return scheduler_pb2.KeepLogLinesResponse()
+
+    async def ListLogLines(self, request: Any, context: Any) -> scheduler_pb2.ListLogLinesResponse:
+        await self.arrived(request, context, "ListLogLines")
+        found = self._find(request)
+        if request.cursor and not request.cursor.isdecimal():
+            raise InvalidRequest("cursor: not one of this list", code="invalid_pagination")
+        passed = int(request.cursor or 0)
+        lines = self.lines.get(request.execution_id, [])
+        wanted = [line for line in lines[passed:] if request.level != "ERROR" or b'"ERROR"' in line]
+        return scheduler_pb2.ListLogLinesResponse(
+            lines=wanted[: request.limit],
+            next_cursor=str(len(lines) if len(wanted) <= request.limit else passed + request.limit),
+            complete=len(wanted) <= request.limit,
+            status=found.status,
+        )
 
     async def _set(self, request: Any, context: Any, method: str, status: str) -> scheduler_pb2.Execution:
         await self.arrived(request, context, method)

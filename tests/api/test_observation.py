@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloacina.telemetry import logs
 from services.api.schemas import ExecutionExplanation, ExecutionLogs, ExecutionTrace, RequestDetail
 from services.api.settings import GatewaySettings
 
-from .stand import Stand
+from .stand import Stand, eventually
 
 _EXECUTIONS = "/v1/tenants/acme/executions"
 _TRACE = "ab" * 16
 
 
-def write_lines(stand: Stand, *lines: dict[str, Any], at: float | None = None) -> None:
-    """Appends lines to today's file, as services do."""
+def as_written(*lines: dict[str, Any], at: float | None = None) -> list[str]:
+    """Lines as services write them."""
     moment = datetime.fromtimestamp(time.time() if at is None else at, UTC)
-    file = stand.home / "logs" / f"cloacina-server.{moment.date().isoformat()}.log"
+    stamp = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    whole = {"timestamp": stamp, "level": "INFO", "target": "t", "message": "m", "service": "scheduler"}
+    return [json.dumps({**whole, **line}, separators=(",", ":")) for line in lines]
+
+
+def write_lines(stand: Stand, *lines: dict[str, Any], at: float | None = None) -> None:
+    """Appends lines to today's file."""
+    day = datetime.fromtimestamp(time.time() if at is None else at, UTC).date()
+    file = stand.home / "logs" / f"cloacina-server.{day.isoformat()}.log"
     file.parent.mkdir(exist_ok=True)
     with file.open("a") as output:
-        for line in lines:
-            stamp = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
-            entry = {"timestamp": stamp, "level": "INFO", "target": "t", "message": "m", "service": "scheduler", **line}
-            output.write(json.dumps(entry, separators=(",", ":")) + "\n")
+        output.writelines(line + "\n" for line in as_written(*lines, at=at))
+
+
+def keep_lines(stand: Stand, execution_id: str, *lines: dict[str, Any], at: float | None = None) -> None:
+    """Has the scheduler keep lines."""
+    kept = stand.scheduler.lines.setdefault(execution_id, [])
+    kept.extend(line.encode() for line in as_written(*lines, at=at))
 
 
 async def test_the_time_of_an_execution_is_a_tree_that_begins_with_it(stand: Stand) -> None:
@@ -69,33 +83,20 @@ async def test_what_another_tenant_has_is_not_there(stand: Stand, what: str) -> 
     (await stand.ask("GET", f"{_EXECUTIONS}/no-uuid/{what}")).refused(400, "invalid_request", "not a UUID")
 
 
-async def test_the_lines_of_an_execution_and_no_other(stand: Stand) -> None:
+async def test_the_lines_of_an_execution_are_those_that_the_scheduler_keeps(stand: Stand) -> None:
     execution_id = await stand.execution()
-    mine = {"execution_id": execution_id, "tenant_id": "acme"}
-    write_lines(
-        stand,
-        {**mine, "message": "one"},
-        {**mine, "execution_id": execution_id[::-1], "message": "another execution's"},
-        {**mine, "tenant_id": "other", "message": "another tenant's"},
-        {"message": f'a text with "execution_id":"{execution_id}" in it', "tenant_id": "acme"},
-        {"execution_id": execution_id, "message": "of a service of ours, without a tenant"},
-        {"execution_id": execution_id, "service": "api", "message": "of the gateway, without a tenant"},
-        {**mine, "service": "api", "method": "GET", "message": "somebody looked"},
-        {**mine, "service": "api", "method": "POST", "message": "somebody cancelled"},
-        {**mine, "level": "ERROR", "message": "two", "exception": "Traceback …"},
-    )
+    keep_lines(stand, execution_id, {"message": "one"}, {"level": "ERROR", "message": "two", "exception": "Traceback"})
+    write_lines(stand, {"execution_id": execution_id, "tenant_id": "acme", "message": "only in a file"})
     seen = (await stand.ask("GET", f"{_EXECUTIONS}/{execution_id}/logs")).fits(200, ExecutionLogs)
-    expected = ["one", "of a service of ours, without a tenant", "somebody cancelled", "two"]
-    assert [line["message"] for line in seen["lines"]] == expected
-    assert seen["complete"]
+    assert [line["message"] for line in seen["lines"]] == ["one", "two"]
+    assert (seen["status"], seen["complete"]) == ("Pending", True)
     errors = (await stand.ask("GET", f"{_EXECUTIONS}/{execution_id}/logs?level=error")).json
-    assert [line["exception"] for line in errors["lines"]] == ["Traceback …"]
+    assert [line["exception"] for line in errors["lines"]] == ["Traceback"]
 
 
 async def test_lines_come_in_pages_and_later_ones_behind_the_last(stand: Stand) -> None:
     execution_id = await stand.execution()
-    mine = {"execution_id": execution_id, "tenant_id": "acme"}
-    write_lines(stand, *({**mine, "message": str(number)} for number in range(5)))
+    keep_lines(stand, execution_id, *({"message": str(number)} for number in range(5)))
     found, cursor = [], ""
     for _ in range(3):
         page = (await stand.ask("GET", f"{_EXECUTIONS}/{execution_id}/logs?limit=2{cursor}")).json
@@ -103,16 +104,70 @@ async def test_lines_come_in_pages_and_later_ones_behind_the_last(stand: Stand) 
         cursor = f"&cursor={page['next_cursor']}"
     assert found == ["0", "1", "2", "3", "4"]
     assert page["complete"]
-    write_lines(stand, {**mine, "message": "later"})
+    keep_lines(stand, execution_id, {"message": "later"})
     page = (await stand.ask("GET", f"{_EXECUTIONS}/{execution_id}/logs?{cursor}")).json
     assert [line["message"] for line in page["lines"]] == ["later"]
 
 
-@pytest.mark.parametrize("query", ["cursor=x", "cursor=2026-13-41.0", "cursor=2026-01-01.-1", "limit=0", "limit=5001"])
+async def test_that_somebody_changed_an_execution_is_kept_with_it_and_no_look_is(
+    start_stand: Any, tmp_path: Path
+) -> None:
+    logs.configure("api", home=tmp_path, stream=io.StringIO())
+    try:
+        stand = await start_stand()
+        await stand.tenant("acme")
+        execution_id = await stand.execution()
+        await stand.ask("GET", f"{_EXECUTIONS}/{execution_id}")
+        await stand.ask("POST", f"{_EXECUTIONS}/{execution_id}/cancel", headers={"x-request-id": "the-cancel"})
+        await eventually(lambda: execution_id in stand.scheduler.lines, "the line of the change")
+    finally:
+        logs.shutdown()
+    (line,) = map(json.loads, stand.scheduler.lines[execution_id])
+    assert (line["method"], line["request_id"], line["tenant_id"]) == ("POST", "the-cancel", "acme")
+    (kept,) = stand.scheduler.calls("KeepLogLines")
+    assert [each.tenant_id for each in kept.request.executions] == ["acme"], "so that it is kept for no other's"
+
+
+async def test_a_request_has_the_lines_of_all_it_began_in_pages(stand: Stand) -> None:
+    ids = []
+    now = time.time()
+    for number in range(3):
+        begun = await stand.ask("POST", "/v1/tenants/acme/workflows/daily/execute", headers={"x-request-id": "thrice"})
+        ids.append(begun.json["execution_id"])
+        said = ({"message": f"{number} {place}", "execution_id": ids[-1]} for place in range(4))
+        keep_lines(stand, ids[-1], *said, at=now + number)
+    of_request = {"request_id": "thrice", "tenant_id": "acme"}
+    write_lines(
+        stand,
+        {**of_request, "message": "of the request", "service": "api", "execution_id": ids[0]},
+        {**of_request, "message": "kept with the execution as well", "execution_id": ids[0]},
+        at=now - 1,
+    )
+    expected = ["of the request", *(f"{number} {place}" for number in range(3) for place in range(4))]
+    for limit in (1, 5, 500):
+        found, cursor, complete = [], "", False
+        while not complete:
+            page = (await stand.ask("GET", f"/v1/requests/thrice?limit={limit}{cursor}")).fits(200, RequestDetail)
+            assert len(page["lines"]) <= limit
+            found += [line["message"] for line in page["lines"]]
+            cursor, complete = f"&cursor={page['next_cursor']}", page["complete"]
+        assert found == expected
+    keep_lines(stand, ids[1], {"message": "later"})
+    page = (await stand.ask("GET", f"/v1/requests/thrice?{cursor}")).json
+    assert [line["message"] for line in page["lines"]] == ["later"]
+
+
+@pytest.mark.parametrize("query", ["cursor=x", "limit=0", "limit=5001"])
 async def test_a_page_that_cannot_be(stand: Stand, query: str) -> None:
     execution_id = await stand.execution()
     path = f"{_EXECUTIONS}/{execution_id}/logs?{query}"
     (await stand.ask("GET", path)).refused(400, "invalid_pagination")
+
+
+@pytest.mark.parametrize("cursor", ["x", "2026-13-41.0", "2026-01-01.-1", "2026-01-01.0~x"])
+async def test_a_page_of_a_request_that_cannot_be(stand: Stand, cursor: str) -> None:
+    await stand.ask("POST", "/v1/tenants/acme/workflows/daily/execute", headers={"x-request-id": "once"})
+    (await stand.ask("GET", f"/v1/requests/once?cursor={cursor}")).refused(400, "invalid_pagination")
 
 
 async def test_what_a_request_began_and_said(stand: Stand) -> None:

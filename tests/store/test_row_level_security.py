@@ -10,6 +10,7 @@ import pytest
 from stored_rows import DEFINITION, execution, key, task
 
 from cloacina.store.database import Database, Schema, open_database
+from cloacina.store.execution_logs import ExecutionLogStore, LogChunk
 from cloacina.store.executions import Batch, ExecutionStore
 from cloacina.store.identity import IdentityStore, TenantRow
 from cloacina.store.postgres import PostgresDatabase
@@ -40,6 +41,8 @@ async def careless(owned_url: str) -> AsyncIterator[PostgresDatabase]:
     await ExecutionStore(database).commit(
         Batch(definitions=definitions, executions=[execution(1), theirs], tasks=[task("e1"), task("e2")])
     )
+    chunks = [LogChunk("e1", "", "x\n"), LogChunk("e2", "", "x\n")]
+    await ExecutionLogStore(database, 1000).append("b", chunks, lambda chunk: "")
     await database.close()
     schema = Schema.load("scheduler", "postgres")
     lost = {
@@ -47,6 +50,7 @@ async def careless(owned_url: str) -> AsyncIterator[PostgresDatabase]:
         "execution": "SELECT execution_id FROM executions WHERE execution_id = $1 AND $2::text IS NOT NULL",
         "list_tasks": "SELECT t.execution_id FROM executions e JOIN tasks t ON t.execution_id = e.execution_id "
         "WHERE e.execution_id = $1 AND $2::text IS NOT NULL",
+        "log_chunks": "SELECT execution_id FROM execution_logs WHERE execution_id = $1 AND $2::text IS NOT NULL",
         "count_executions": "SELECT count(*) FROM executions",
     }
     opened = PostgresDatabase(owned_url, replace(schema, queries=lost))
@@ -56,7 +60,7 @@ async def careless(owned_url: str) -> AsyncIterator[PostgresDatabase]:
 
 
 async def test_a_query_that_lost_its_filter_shows_no_other_tenants_rows(careless: PostgresDatabase) -> None:
-    for query in ("execution", "list_tasks"):
+    for query in ("execution", "list_tasks", "log_chunks"):
         assert await careless.fetch(query, "e2", "acme") == [("e2",)], "the wall is not the filter's doing"
         assert await careless.fetch(query, "e2", "acme", tenant="acme") == []
         assert await careless.fetch(query, "e1", "acme", tenant="acme") == [("e1",)]

@@ -1084,6 +1084,153 @@ class FindByRequestResponse(_message.Message):
 Global___FindByRequestResponse: _TypeAlias = FindByRequestResponse  # noqa: Y015
 
 @_typing.final
+class KeepLogLinesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: _builtins.int
+    EXECUTIONS_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
+    batch: _builtins.str
+    """A name that no other batch of lines has."""
+    again: _builtins.bool
+    """The same request may have been made before, and its answer lost."""
+    @_builtins.property
+    def executions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExecutionLines]:
+        """Each execution once."""
+
+    def __init__(
+        self,
+        *,
+        batch: _builtins.str = ...,
+        executions: _abc.Iterable[Global___ExecutionLines] | None = ...,
+        again: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "batch", b"batch", "executions", b"executions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeepLogLinesRequest: _TypeAlias = KeepLogLinesRequest  # noqa: Y015
+
+@_typing.final
+class ExecutionLines(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    tenant_id: _builtins.str
+    """Whose it must be for the lines to be kept; empty for anybody's."""
+    lines: _builtins.str
+    """JSON objects in the shape of the log files, each ended by a line break."""
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        lines: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "lines", b"lines", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecutionLines: _TypeAlias = ExecutionLines  # noqa: Y015
+
+@_typing.final
+class KeepLogLinesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FULL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def full(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of executions that have as many lines as they may: further ones need not be sent."""
+
+    def __init__(
+        self,
+        *,
+        full: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["full", b"full"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeepLogLinesResponse: _TypeAlias = KeepLogLinesResponse  # noqa: Y015
+
+@_typing.final
+class ListLogLinesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    execution_id: _builtins.str
+    cursor: _builtins.str
+    """`next_cursor` of the page before; empty for the beginning."""
+    limit: _builtins.int
+    """At most 5000; 0 means 500."""
+    level: _builtins.str
+    """The lowest level: TRACE, DEBUG, INFO, WARN or ERROR; empty for all."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        execution_id: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        level: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "execution_id", b"execution_id", "level", b"level", "limit", b"limit", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLogLinesRequest: _TypeAlias = ListLogLinesRequest  # noqa: Y015
+
+@_typing.final
+class ListLogLinesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    next_cursor: _builtins.str
+    """Where the next page begins, which is also where later lines come."""
+    complete: _builtins.bool
+    """Whether this is all that is there by now. A page may be empty though it is not."""
+    status: _builtins.str
+    """Status of the execution, as of before the lines were read."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """JSON objects in the shape of the log files."""
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[_builtins.bytes] | None = ...,
+        next_cursor: _builtins.str = ...,
+        complete: _builtins.bool = ...,
+        status: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "lines", b"lines", "next_cursor", b"next_cursor", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLogLinesResponse: _TypeAlias = ListLogLinesResponse  # noqa: Y015
+
+@_typing.final
 class CleanUpRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -96,6 +96,16 @@ class SchedulerServiceStub:
                 request_serializer=cloacina_dot_v1_dot_scheduler__pb2.FindByRequestRequest.SerializeToString,
                 response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.FindByRequestResponse.FromString,
                 _registered_method=True)
+        self.KeepLogLines = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/KeepLogLines',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.KeepLogLinesRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.KeepLogLinesResponse.FromString,
+                _registered_method=True)
+        self.ListLogLines = channel.unary_unary(
+                '/cloacina.v1.SchedulerService/ListLogLines',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.ListLogLinesRequest.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ListLogLinesResponse.FromString,
+                _registered_method=True)
         self.CleanUp = channel.unary_unary(
                 '/cloacina.v1.SchedulerService/CleanUp',
                 request_serializer=cloacina_dot_v1_dot_scheduler__pb2.CleanUpRequest.SerializeToString,
@@ -243,6 +253,20 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def KeepLogLines(self, request, context):
+        """Keeps log lines with the executions they are about, for as long as those. The same batch again changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLogLines(self, request, context):
+        """The log lines of an execution, oldest first: those that were kept, and what its events say.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CleanUp(self, request, context):
         """Deletes what retention would, on demand, of all tenants: for a few seconds at a time. What has not ended is never
         touched.
@@ -376,6 +400,16 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.FindByRequest,
                     request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.FindByRequestRequest.FromString,
                     response_serializer=cloacina_dot_v1_dot_scheduler__pb2.FindByRequestResponse.SerializeToString,
+            ),
+            'KeepLogLines': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepLogLines,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.KeepLogLinesRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.KeepLogLinesResponse.SerializeToString,
+            ),
+            'ListLogLines': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLogLines,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ListLogLinesRequest.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.ListLogLinesResponse.SerializeToString,
             ),
             'CleanUp': grpc.unary_unary_rpc_method_handler(
                     servicer.CleanUp,
@@ -753,6 +787,60 @@ class SchedulerService:
             '/cloacina.v1.SchedulerService/FindByRequest',
             cloacina_dot_v1_dot_scheduler__pb2.FindByRequestRequest.SerializeToString,
             cloacina_dot_v1_dot_scheduler__pb2.FindByRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeepLogLines(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/KeepLogLines',
+            cloacina_dot_v1_dot_scheduler__pb2.KeepLogLinesRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.KeepLogLinesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLogLines(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloacina.v1.SchedulerService/ListLogLines',
+            cloacina_dot_v1_dot_scheduler__pb2.ListLogLinesRequest.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.ListLogLinesResponse.FromString,
             options,
             channel_credentials,
             insecure,

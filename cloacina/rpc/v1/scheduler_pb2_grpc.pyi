@@ -70,6 +70,10 @@ class SchedulerServiceStub:
     """
     FindByRequest: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.FindByRequestRequest, _scheduler_pb2.FindByRequestResponse]
     """The executions that a request began, oldest first."""
+    KeepLogLines: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.KeepLogLinesRequest, _scheduler_pb2.KeepLogLinesResponse]
+    """Keeps log lines with the executions they are about, for as long as those. The same batch again changes nothing."""
+    ListLogLines: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ListLogLinesRequest, _scheduler_pb2.ListLogLinesResponse]
+    """The log lines of an execution, oldest first: those that were kept, and what its events say."""
     CleanUp: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.CleanUpRequest, _scheduler_pb2.CleanUpResponse]
     """Deletes what retention would, on demand, of all tenants: for a few seconds at a time. What has not ended is never
     touched.
@@ -135,6 +139,10 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """
     FindByRequest: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.FindByRequestRequest, _scheduler_pb2.FindByRequestResponse]  # type: ignore[assignment]
     """The executions that a request began, oldest first."""
+    KeepLogLines: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.KeepLogLinesRequest, _scheduler_pb2.KeepLogLinesResponse]  # type: ignore[assignment]
+    """Keeps log lines with the executions they are about, for as long as those. The same batch again changes nothing."""
+    ListLogLines: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListLogLinesRequest, _scheduler_pb2.ListLogLinesResponse]  # type: ignore[assignment]
+    """The log lines of an execution, oldest first: those that were kept, and what its events say."""
     CleanUp: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.CleanUpRequest, _scheduler_pb2.CleanUpResponse]  # type: ignore[assignment]
     """Deletes what retention would, on demand, of all tenants: for a few seconds at a time. What has not ended is never
     touched.
@@ -269,6 +277,22 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_pb2.FindByRequestResponse, _abc.Awaitable[_scheduler_pb2.FindByRequestResponse]]:
         """The executions that a request began, oldest first."""
+
+    @_abc_1.abstractmethod
+    def KeepLogLines(
+        self,
+        request: _scheduler_pb2.KeepLogLinesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.KeepLogLinesResponse, _abc.Awaitable[_scheduler_pb2.KeepLogLinesResponse]]:
+        """Keeps log lines with the executions they are about, for as long as those. The same batch again changes nothing."""
+
+    @_abc_1.abstractmethod
+    def ListLogLines(
+        self,
+        request: _scheduler_pb2.ListLogLinesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.ListLogLinesResponse, _abc.Awaitable[_scheduler_pb2.ListLogLinesResponse]]:
+        """The log lines of an execution, oldest first: those that were kept, and what its events say."""
 
     @_abc_1.abstractmethod
     def CleanUp(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from aiohttp import web
 
 from cloacina.errors import NotFound
 from cloacina.rpc.v1 import scheduler_pb2
-from cloacina.telemetry.log_files import Page, Search
+from cloacina.telemetry.log_files import Search
 from cloacina.telemetry.scope import valid_request_id
 from services.api.bodies import read_query
 from services.api.call import Call
@@ -35,6 +35,9 @@ _EVENTS_A_CALL = 10_000
 _MOST_EVENTS = 50_000
 _WRITTEN_LATE_S = 60.0
 """Seconds after an execution's end in which lines about it are still written."""
+_EXECUTIONS_A_REQUEST = 50
+"""Executions of a request whose lines are among its own; there may be more, which have theirs."""
+_BETWEEN_CURSORS = "~"
 
 
 async def _trace(call: Call) -> web.Response:
@@ -127,33 +130,33 @@ def _cause(cause: scheduler_pb2.ExecutionCause) -> ExecutionCause:
 async def _logs(call: Call) -> web.Response:
     query = read_query(call.http, LogsQuery, pagination=PAGE_FIELDS)
     execution_id = execution_id_of(call)
-    request = scheduler_pb2.GetExecutionRequest(tenant_id=call.tenant_id, execution_id=execution_id)
-    execution: scheduler_pb2.Execution = await ask_scheduler(call, call.gateway.scheduler.stub.GetExecution, request)
-    ended = execution.status in ENDED
-    search = Search(
-        "execution_id",
-        execution_id,
-        accept=_is_no_look,
-        level=query.level.upper(),
-        since=execution.created_at / 1e6,
-        until=execution.finished_at / 1e6 + _WRITTEN_LATE_S if ended else None,
-    )
-    page = await call.gateway.logs.read(search, call.tenant_id, query.cursor, query.limit)
+    about = scheduler_pb2.Execution(tenant_id=call.tenant_id, execution_id=execution_id)
+    page = await _kept_lines(call, about, query, query.cursor or "", query.limit)
     answer: ExecutionLogs = {
         "tenant_id": call.tenant_id,
         "execution_id": execution_id,
-        "status": execution.status,
-        "host": call.gateway.logs.host,
-        "lines": as_json(page),
-        "next_cursor": str(page.end),
+        "status": page.status,
+        "lines": as_json(page.lines),
+        "next_cursor": page.next_cursor,
         "complete": page.complete,
     }
     return reply(answer)
 
 
-def _is_no_look(line: dict[str, Any]) -> bool:
-    """That somebody looked at an execution is no part of what happened to it; reading its lines would add to them."""
-    return not (line.get("service") == "api" and line.get("method") in ("GET", "HEAD"))
+async def _kept_lines(
+    call: Call, about: scheduler_pb2.Execution, query: LogsQuery, cursor: str, limit: int
+) -> scheduler_pb2.ListLogLinesResponse:
+    request = scheduler_pb2.ListLogLinesRequest(
+        tenant_id=about.tenant_id,
+        execution_id=about.execution_id,
+        cursor=cursor,
+        limit=limit,
+        level=query.level.upper(),
+    )
+    page: scheduler_pb2.ListLogLinesResponse = await ask_scheduler(
+        call, call.gateway.scheduler.stub.ListLogLines, request
+    )
+    return page
 
 
 async def _request(call: Call) -> web.Response:
@@ -169,36 +172,68 @@ async def _request(call: Call) -> web.Response:
     begun: scheduler_pb2.FindByRequestResponse = await call.ask(
         gateway.scheduler, gateway.scheduler.stub.FindByRequest, request
     )
-    page = await gateway.logs.read(
-        _lines_of_request(request_id, query, list(begun.executions)), tenant_id, query.cursor, query.limit
-    )
+    page = await _lines_of_request(call, request_id, query, tenant_id, list(begun.executions))
     if not begun.executions and not page.lines and page.complete and query.cursor is None:
         raise _no_request(request_id)
-    trace_id = next(filter(None, map(trace_id_of, begun.executions)), None) or _trace_id_in(page)
+    trace_id = next(filter(None, map(trace_id_of, begun.executions)), None) or _trace_id_in(page.lines)
     answer: RequestDetail = {
         "request_id": request_id,
         "trace_id": trace_id,
         "trace_url": _trace_url(call, trace_id),
         "executions": [summary_of(execution) for execution in begun.executions],
         "host": gateway.logs.host,
-        "lines": as_json(page),
-        "next_cursor": str(page.end),
+        "lines": as_json(page.lines),
+        "next_cursor": page.end,
         "complete": page.complete,
     }
     return reply(answer)
 
 
-def _lines_of_request(request_id: str, query: RequestQuery, begun: list[scheduler_pb2.Execution]) -> Search:
+class _RequestPage(NamedTuple):
+    lines: list[bytes]
+    end: str
+    complete: bool
+
+
+async def _lines_of_request(
+    call: Call, request_id: str, query: RequestQuery, tenant_id: str | None, begun: list[scheduler_pb2.Execution]
+) -> _RequestPage:
+    """What the gateway's machine has of the request itself, and what is kept with the executions that it began.
+
+    The cursor is the place in the files, then in the lines of each execution.
+    """
+    cursors = (query.cursor or "").split(_BETWEEN_CURSORS)
+    page = await call.gateway.logs.read(_search_for(request_id, query, begun), tenant_id, cursors[0], query.limit)
+    lines, ends, complete = list(page.lines), [str(page.end)], page.complete
+    for number, execution in enumerate(begun[:_EXECUTIONS_A_REQUEST], 1):
+        cursor = cursors[number] if number < len(cursors) else ""
+        if len(lines) < query.limit:
+            kept = await _kept_lines(call, execution, query, cursor, query.limit - len(lines))
+            lines += kept.lines
+            cursor, complete = kept.next_cursor, complete and kept.complete
+        else:
+            complete = False
+        ends.append(cursor)
+    lines.sort(key=lambda line: line[: len('{"timestamp":"2026-01-01T00:00:00.000000Z')])
+    return _RequestPage(lines, _BETWEEN_CURSORS.join(ends), complete)
+
+
+def _search_for(request_id: str, query: RequestQuery, begun: list[scheduler_pb2.Execution]) -> Search:
     since, until = time.time() - query.hours * 3600, None
     if begun:
         since = begun[0].created_at / 1e6 - _WRITTEN_LATE_S
         if all(execution.status in ENDED for execution in begun):
             until = max(execution.finished_at for execution in begun) / 1e6 + _WRITTEN_LATE_S
-    return Search("request_id", request_id, level=query.level.upper(), since=since, until=until)
+    kept = {execution.execution_id for execution in begun[:_EXECUTIONS_A_REQUEST]}
+
+    def accept(line: dict[str, Any]) -> bool:
+        return line.get("service") == "api" or line.get("execution_id") not in kept
+
+    return Search("request_id", request_id, accept=accept, level=query.level.upper(), since=since, until=until)
 
 
-def _trace_id_in(page: Page) -> str | None:
-    for line in page.lines:
+def _trace_id_in(lines: list[bytes]) -> str | None:
+    for line in lines:
         trace_id = orjson.loads(line).get("trace_id")
         if isinstance(trace_id, str):
             return trace_id
@@ -243,8 +278,9 @@ ROUTES = (
         "Log lines of an execution, oldest first",
         ExecutionLogs,
         query=LogsQuery,
-        description="Those in the log files of the gateway's machine. A page may be empty though more follow: go on "
-        "from `next_cursor` until `complete`, and from there later for what was written since.",
+        description="What its tasks logged, and what the services said of it, in whichever process and on whichever "
+        "machine; kept for as long as the execution. Lines are there a moment after they were logged. A page may be "
+        "empty though more follow: go on from `next_cursor` until `complete`, and from there later for what is new.",
     ),
     Route(
         method="GET",
@@ -253,7 +289,8 @@ ROUTES = (
         operation="get_request",
         tag="requests",
         summary="What became of a request: its executions, trace and log lines",
-        description="Of what the key may see. Lines as in the logs of an execution.",
+        description="Of what the key may see. Lines are those of its executions (the first 50), as in their logs, and "
+        "those about the request itself that are in the log files of the gateway's machine.",
         answers={200: RequestDetail},
         query=RequestQuery,
     ),

@@ -103,3 +103,23 @@ DELETE FROM events WHERE execution_id = ANY($1::text[]);
 
 -- name: delete_firings_of_execution (rows as arrays)
 DELETE FROM schedule_firings WHERE execution_id = ANY($1::text[]);
+
+-- name: append_log_chunk
+-- Its execution cannot be deleted until this is committed; that needs no lock on what the committer changes of it.
+INSERT INTO execution_logs (execution_id, chunk, tenant_id, batch, total, lines)
+SELECT given.execution_id, coalesce(last.chunk, 0) + 1, given.tenant_id, given.batch,
+    coalesce(last.total, 0) + given.size,
+    CASE WHEN coalesce(last.total, 0) + given.size >= given.room THEN given.lines || given.closing ELSE given.lines END
+FROM (SELECT e.execution_id, e.tenant_id, p.batch, p.size, p.room, p.lines, p.closing
+    FROM (SELECT ?::text AS execution_id, ?::text AS tenant_id, ?::text AS batch, ?::bigint AS size, ?::bigint AS room,
+        ?::text AS lines, ?::text AS closing) AS p
+    JOIN executions e ON e.execution_id = p.execution_id AND p.tenant_id IN ('', e.tenant_id)
+    FOR KEY SHARE OF e) AS given
+LEFT JOIN execution_logs last ON last.execution_id = given.execution_id
+    AND last.chunk = (SELECT max(chunk) FROM execution_logs WHERE execution_id = given.execution_id)
+WHERE coalesce(last.total, 0) < given.room
+    AND NOT EXISTS (SELECT 1 FROM execution_logs again WHERE again.execution_id = given.execution_id
+        AND again.chunk > last.chunk - 4 AND again.batch = given.batch);
+
+-- name: delete_logs (rows as arrays)
+DELETE FROM execution_logs WHERE execution_id = ANY($1::text[]);

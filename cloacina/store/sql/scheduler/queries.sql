@@ -337,10 +337,12 @@ AND event_type IN ('workflow_paused', 'workflow_cancelling', 'task_deferred', 't
 GROUP BY event_type, task_name;
 
 -- name: expired_executions
--- Those that ended before a time, with how many events and tasks each has; ids are ordered by time. The cursor is the
--- last id seen.
+-- Those that ended before a time, with how many events and tasks each has, and bytes of log lines; ids are ordered by
+-- time. The cursor is the last id seen.
 SELECT e.execution_id, (SELECT count(*) FROM events v WHERE v.execution_id = e.execution_id),
-    (SELECT count(*) FROM tasks t WHERE t.execution_id = e.execution_id)
+    (SELECT count(*) FROM tasks t WHERE t.execution_id = e.execution_id),
+    coalesce((SELECT l.total FROM execution_logs l WHERE l.execution_id = e.execution_id ORDER BY l.chunk DESC LIMIT 1),
+        0)
 FROM executions e
 WHERE e.execution_id > ? AND e.execution_id < ? AND e.finished_at < ? ORDER BY e.execution_id LIMIT ?;
 
@@ -376,7 +378,9 @@ ORDER BY created_at DESC, execution_id DESC LIMIT 1 OFFSET ?;
 -- name: superfluous_executions
 -- Of a tenant, what has ended, after a cursor and up to an execution, both (created_at, execution_id); oldest first.
 SELECT e.execution_id, (SELECT count(*) FROM events v WHERE v.execution_id = e.execution_id),
-    (SELECT count(*) FROM tasks t WHERE t.execution_id = e.execution_id), e.created_at
+    (SELECT count(*) FROM tasks t WHERE t.execution_id = e.execution_id),
+    coalesce((SELECT l.total FROM execution_logs l WHERE l.execution_id = e.execution_id ORDER BY l.chunk DESC LIMIT 1),
+        0), e.created_at
 FROM executions e
 WHERE e.tenant_id = ? AND (e.created_at, e.execution_id) > (?, ?) AND (e.created_at, e.execution_id) <= (?, ?)
     AND e.finished_at IS NOT NULL
@@ -450,3 +454,40 @@ DELETE FROM definitions WHERE tenant_id = ?;
 SELECT instance_id, tenant_id, workflow_name, instance_name, params, cron_expression, timezone, enabled, paused,
     next_run_at, last_run_at, created_at
 FROM instances WHERE tenant_id = ? ORDER BY created_at, instance_id;
+
+-- name: append_log_chunk
+-- Behind the last chunk of its execution, if that exists, is the tenant's (an empty one matches all) and has room, and
+-- if the chunk is none of the last ones already. The one that leaves no room ends with a line that says so.
+INSERT INTO execution_logs (execution_id, chunk, tenant_id, batch, total, lines)
+SELECT given.execution_id, coalesce(last.chunk, 0) + 1, given.tenant_id, given.batch,
+    coalesce(last.total, 0) + given.size,
+    CASE WHEN coalesce(last.total, 0) + given.size >= given.room THEN given.lines || given.closing ELSE given.lines END
+FROM (SELECT e.execution_id, e.tenant_id, p.batch, p.size, p.room, p.lines, p.closing
+    FROM (SELECT ? AS execution_id, ? AS tenant_id, ? AS batch, ? AS size, ? AS room, ? AS lines, ? AS closing) AS p
+    JOIN executions e ON e.execution_id = p.execution_id AND p.tenant_id IN ('', e.tenant_id)) AS given
+LEFT JOIN execution_logs last ON last.execution_id = given.execution_id
+    AND last.chunk = (SELECT max(chunk) FROM execution_logs WHERE execution_id = given.execution_id)
+WHERE coalesce(last.total, 0) < given.room
+    AND NOT EXISTS (SELECT 1 FROM execution_logs again WHERE again.execution_id = given.execution_id
+        AND again.chunk > last.chunk - 4 AND again.batch = given.batch);
+
+-- name: full_log
+-- Whether the lines of an execution leave no room.
+SELECT 1 FROM execution_logs WHERE execution_id = ? AND total >= ? ORDER BY chunk DESC LIMIT 1;
+
+-- name: log_chunks
+-- Behind a chunk, oldest first.
+SELECT l.chunk, l.lines
+FROM executions e JOIN execution_logs l ON l.execution_id = e.execution_id
+WHERE e.execution_id = ? AND e.tenant_id = ? AND l.chunk >= ? ORDER BY l.chunk LIMIT ?;
+
+-- name: attempts_ended
+-- The events up to a number by which a task's next attempt begins, or its first one again.
+SELECT task_name, event_type, data FROM events
+WHERE execution_id = ? AND sequence <= ? AND event_type IN ('task_retry_scheduled', 'task_reset') ORDER BY sequence;
+
+-- name: delete_logs
+DELETE FROM execution_logs WHERE execution_id = ?;
+
+-- name: tenant_delete_logs
+DELETE FROM execution_logs WHERE execution_id = ?;
