@@ -680,7 +680,7 @@ class Engine:
                 session.assign(assignments)
             for session, claims in work.stops.items():
                 session.stop(claims)
-            self.watchers.wake(work.touched)
+            self.watchers.tell(work.events)
             for afterwards in work.afterwards:
                 afterwards()
             await asyncio.sleep(0)  # it is sent in this turn of the loop
@@ -753,7 +753,7 @@ class Engine:
         if self._live:
             log.info("took up unfinished executions", extra={"executions": len(self._live)})
             self._put(Request(self._find_orphans))
-        self.watchers.wake_all()  # the commit that failed may have been made after all
+        self.watchers.doubt()  # the commit that failed may have been made after all
 
     async def _definitions_of(self, rows: Sequence[LiveExecution]) -> dict[str, Definition]:
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,7 @@ class GroupWork:
         self.executors: dict[str, ExecutorRow] = {}
         self.executors_gone: set[str] = set()
         self._touched: dict[str, _Touched] = {}
-        self._events: list[EventRow] = []
+        self.events: list[EventRow] = []
         self._schedules: dict[str, _Scheduled] = {}
         self.firings: list[FiringRow] = []
 
@@ -87,11 +87,6 @@ class GroupWork:
     def executions(self) -> int:
         """Executions this commit creates or changes."""
         return len(self._touched)
-
-    @property
-    def touched(self) -> Iterable[str]:
-        """Ids of the executions this commit creates or changes."""
-        return self._touched.keys()
 
     def lives(self) -> list[Live]:
         """The executions this commit creates or changes."""
@@ -112,7 +107,7 @@ class GroupWork:
             if isinstance(event, TaskCreated) and task not in live.definition.spec.tasks:
                 touched.new_tasks.add(task)
         self.history.append((live, event))
-        self._events.append(
+        self.events.append(
             EventRow(
                 live.execution_id, live.state.sequence, EVENT_TYPES[type(event)], task, event.at, _event_data(event)
             )
@@ -135,7 +130,7 @@ class GroupWork:
             check=self.must_own,
             reopened=self.reopened,
             definitions=sorted(self.definitions.values()),  # others may write the same at once: no deadlock
-            events=self._events,
+            events=self.events,
             executors=list(self.executors.values()),
             executors_gone=list(self.executors_gone),
             firings=self.firings,

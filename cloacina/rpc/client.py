@@ -119,16 +119,24 @@ class RpcClient:
             if self._metrics is not None:
                 self._metrics.observe(_path(method), code, "client", time.perf_counter() - began)
 
-    def stream(self, method: Any, request: Any | AsyncIterable[Any], *, deadline_s: float | None) -> Any:
+    def stream(
+        self,
+        method: Any,
+        request: Any | AsyncIterable[Any],
+        *,
+        deadline_s: float | None,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> Any:
         """A call with a stream of answers; errors are grpc's own (`cloacina.rpc.errors.from_rpc_error`).
 
         Args:
             method: of a stub.
             request: the message, or an async iterable of them.
             deadline_s: seconds it may take; ``None`` only for the streams in `LONG_LIVED`.
+            metadata: what goes along beside what every call carries.
         """
         began = time.perf_counter()
-        call = method(request, metadata=self.metadata(), timeout=deadline_s)
+        call = method(request, metadata=(*self.metadata(), *metadata), timeout=deadline_s)
         if self._metrics is not None:
             call.add_done_callback(lambda done: self._count_stream(method, done, began))
         return call

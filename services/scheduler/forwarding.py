@@ -43,6 +43,11 @@ _MARGIN_S = 0.2
 """Of the caller's deadline so much is left for the way back."""
 
 
+def was_forwarded(context: Any) -> bool:
+    """Whether another scheduler has passed a call on."""
+    return any(key == FORWARDED for key, _ in context.invocation_metadata() or ())
+
+
 class NotReached(Unreachable):
     """There was no connection: nothing was asked."""
 
@@ -86,6 +91,22 @@ class Routes:
             return self._elsewhere(found.epoch, found.target, forwarded)
 
         return None if self._ownership.sole else await self._until_settled(look)
+
+    async def find_owner(self, tenant_id: str, execution_id: str) -> str | None:
+        """Where the owner is of an execution that is not among those that run here.
+
+        Returns:
+            The address of its scheduler; empty for this one, also when the execution has ended or does not exist;
+            ``None`` when nobody owns it now.
+        """
+        if self._ownership.sole:
+            return ""
+        found = await self._owners.owner_of(tenant_id, execution_id)
+        if found is None or found.ended or found.epoch == self._ownership.owner.epoch:
+            return ""
+        if not found.target:
+            self._ownership.look()
+        return found.target or None
 
     async def to_last_owner(self, request: Any, forwarded: bool) -> str | None:
         """To who has, or had, an execution, or else to the keeper: so that two who retry it meet."""
@@ -215,6 +236,12 @@ class Forwarder:
         self._metrics.answered.inc()
         return answer
 
+    def follow(self, target: str, request: scheduler_pb2.FollowEventsRequest) -> Any:
+        """Follows an execution at the scheduler that owns it: the call, a stream of messages."""
+        client = self._client(target)
+        stub = scheduler_pb2_grpc.SchedulerServiceStub(client.channel)
+        return client.stream(stub.FollowEvents, request, deadline_s=None, metadata=((FORWARDED, "1"),))
+
     async def hint(self, targets: Collection[str]) -> None:
         """Tells other schedulers to look, at once, for what somebody has left behind; as good as it goes."""
         clients = [self._client(target) for target in targets]
@@ -300,7 +327,7 @@ class Routed:
             return handler
 
         async def call(request: Any, context: Any) -> Any:
-            forwarded = any(key == FORWARDED for key, _ in context.invocation_metadata() or ())
+            forwarded = was_forwarded(context)
             pause_s = _LOOK_AGAIN_S
             while (target := await route(request, forwarded)) is not None:
                 try:

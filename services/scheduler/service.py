@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -46,7 +47,7 @@ from services.scheduler.definitions import Definitions
 from services.scheduler.dispatch import Dispatch
 from services.scheduler.explanations import explained
 from services.scheduler.following import Following
-from services.scheduler.forwarding import Forwarder, ForwardMetrics, Routed, Routes
+from services.scheduler.forwarding import Forwarder, ForwardMetrics, Routed, Routes, was_forwarded
 from services.scheduler.instances import InstanceHandlers
 from services.scheduler.log_lines import LogLines
 from services.scheduler.pages import decode_cursor, encode_cursor
@@ -172,6 +173,7 @@ class Scheduler:
                     instances=instances,
                     retention=self._retention,
                     log_lines=log_lines,
+                    following=Following(store, self._engine, _event, routes.find_owner, self._forwarder.follow),
                 ),
                 scheduler_pb2_grpc.SchedulerServiceStub,
                 {
@@ -263,16 +265,17 @@ class Handlers(scheduler_pb2_grpc.SchedulerServiceServicer):
         instances: Instances,
         retention: Retention,
         log_lines: LogLines,
+        following: Following,
     ) -> None:
         self._retention = retention
         self._log_lines = log_lines
+        self._following = following
         self._triggers = triggers
         self._instances = instances
         self._runtime = runtime
         self._store = store
         self._engine = engine
         self._definitions = definitions
-        self._following = Following(store, engine, _event)
         self._versions: dict[str, str] = {}
 
     async def Execute(self, request: Any, context: Any) -> scheduler_pb2.ExecuteResponse:
@@ -360,8 +363,10 @@ class Handlers(scheduler_pb2_grpc.SchedulerServiceServicer):
         return scheduler_pb2.ListEventsResponse(events=[_event(row) for row in rows])
 
     async def FollowEvents(self, request: Any, context: Any) -> AsyncIterator[scheduler_pb2.FollowEventsResponse]:
-        async for message in self._following.follow(request):
-            yield message
+        messages = self._following.follow(request, forwarded=was_forwarded(context))
+        async with contextlib.aclosing(messages):
+            async for message in messages:
+                yield message
 
     async def CancelExecution(self, request: Any, context: Any) -> scheduler_pb2.Execution:
         return await self._change(request, Cancel(request.reason or "cancelled by a client"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import http.client
 import json
 import os
@@ -16,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 import pytest
 
@@ -213,6 +216,50 @@ def test_one_that_is_killed_under_load_loses_nothing(system: Schedulers) -> None
         wait_until(lambda: len(acknowledged) > before + 30, "executions while one scheduler is dead")
     all_complete(system, acknowledged)
     wait_until(system.both_serve, "the return of the one that was killed")
+
+
+def test_followers_get_everything_whichever_scheduler_they_reach_and_whoever_dies(
+    system: Schedulers, tmp_path: Path
+) -> None:
+    """The gateway asks the schedulers in turn: of two who follow an execution one reaches its owner, one does not."""
+    begun: list[str] = []
+
+    def both_have_some() -> bool:
+        begun.append(system.execute("slow", {"folder": str(tmp_path)}))
+        return all(system.metric_of(number, "cloacina_active_workflows") > 0 for number in (1, 2))
+
+    wait_until(both_have_some, "executions at both schedulers")
+    followed = [each for each in begun for _ in range(2)]
+    seen: list[list[tuple[int, str]]] = [[] for _ in followed]
+
+    async def follow(session: aiohttp.ClientSession, execution_id: str, events: list[tuple[int, str]]) -> None:
+        async with session.ws_connect(f"/v1/ws/delivery/exec_events:{execution_id}") as ws:
+            async for message in ws:
+                frame = json.loads(message.data)
+                if frame["type"] == "push":
+                    event = json.loads(base64.b64decode(frame["payload_b64"]))
+                    events.append((frame["id"], event["event_type"]))
+                    await ws.send_json({"type": "ack", "protocol_version": 1, "id": frame["id"]})
+
+    async def follow_all() -> None:
+        headers = {"Authorization": f"Bearer {read_bootstrap_key(system.home)}"}
+        async with aiohttp.ClientSession(system.url, headers=headers) as session, asyncio.timeout(90):
+            await asyncio.gather(*(follow(session, *each) for each in zip(followed, seen, strict=True)))
+
+    following = threading.Thread(target=asyncio.run, args=(follow_all(),))
+    following.start()
+    try:
+        wait_until(lambda: all(any(kind == "task_claimed" for _, kind in each) for each in seen), "all to follow")
+        os.kill(system.scheduler(2).pid, signal.SIGKILL)
+        wait_until(system.both_serve, "its return", LEASE_S + 30)
+    finally:
+        (tmp_path / "go").touch()
+        following.join(100)
+    for execution_id, events in zip(followed, seen, strict=True):
+        listed = system.client.call("GET", f"/v1/tenants/public/executions/{execution_id}/events")
+        stored = [(event["sequence_num"], event["event_type"]) for event in listed["events"]]
+        assert events == stored
+        assert events[-1][1] == "workflow_completed"
 
 
 def test_one_that_stands_still_past_its_lease_gives_up_what_it_had(system: Schedulers, tmp_path: Path) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+import grpc
 import pytest
-from conftest import StartBench
 from engine_bench import Bench, disk_full, succeeded, until
 
 from cloacina.engine.engine import Engine
+from cloacina.engine.live import LiveExecutions
 from cloacina.errors import NotFound, Unavailable
 from cloacina.rpc.v1 import scheduler_pb2
 from cloacina.store.executions import EventRow
@@ -22,14 +23,28 @@ def _message(row: EventRow) -> scheduler_pb2.ExecutionEvent:
     return scheduler_pb2.ExecutionEvent(sequence=row.sequence, event_type=row.event_type)
 
 
+async def _here(tenant_id: str, execution_id: str) -> str | None:
+    """There are no other schedulers."""
+    return ""
+
+
+def _nowhere(owner: str, request: Any) -> Any:
+    raise AssertionError(f"nothing is at {owner}")
+
+
 def _follow(bench: Bench, execution_id: str, after: int = 0, tenant_id: str = "acme") -> AsyncIterator[Any]:
     request = scheduler_pb2.FollowEventsRequest(tenant_id=tenant_id, execution_id=execution_id, after=after)
-    return Following(bench.store, bench.engine, _message).follow(request)
+    return Following(bench.store, bench.engine, _message, _here, _nowhere).follow(request)
 
 
 async def _all(messages: AsyncIterator[Any]) -> list[tuple[int, str]]:
     async with asyncio.timeout(10):
         return [(event.sequence, event.event_type) async for message in messages for event in message.events]
+
+
+async def _has_ended(bench: Bench, execution_id: str) -> bool:
+    row = await bench.store.get_execution("acme", execution_id)
+    return row is not None and row.finished_at is not None
 
 
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,17 +132,133 @@ async def test_a_commit_that_failed_is_no_end(bench: Bench, monkeypatch: pytest.
     assert (await followed)[-1][1] == "workflow_completed"
 
 
-async def test_what_another_process_commits_is_found(start: StartBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = await start()
-    execution_id = await bench.submit()
-    x = await bench.join()
-    stranger = Engine.__new__(Engine)  # one that runs nothing, so that nobody wakes the follower
+class _Call:
+    """A call to the owner, answered by `messages`.
+
+    Args:
+        messages: what the owner says.
+    """
+
+    def __init__(self, messages: AsyncGenerator[Any, None]) -> None:
+        self._messages = messages
+        self.cancelled = False
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._messages
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def _stranger(bench: Bench) -> Engine:
+    """The engine of a scheduler that does not run what `bench` does, and is told nothing of it."""
+    stranger = Engine.__new__(Engine)
     stranger.watchers = type(bench.engine.watchers)()
-    stranger._live = {}
+    stranger._live = LiveExecutions(1, 1, 1.0)
+    return stranger
+
+
+async def test_what_another_scheduler_runs_is_followed_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    _patient(monkeypatch)
+    execution_id = await bench.submit()
+    owner = Following(bench.store, bench.engine, _message, _here, _nowhere)
+    calls = []
+
+    async def find_owner(tenant_id: str, execution_id: str) -> str:
+        return "" if await _has_ended(bench, execution_id) else "owner:9201"
+
+    def pass_on(target: str, request: Any) -> _Call:
+        assert target == "owner:9201"
+        assert request.tenant_id == "acme"
+        calls.append(_Call(owner.follow(request, forwarded=True)))
+        return calls[-1]
+
     request = scheduler_pb2.FollowEventsRequest(execution_id=execution_id)
-    followed = asyncio.create_task(_all(Following(bench.store, stranger, _message).follow(request)))
+    elsewhere = Following(bench.store, _stranger(bench), _message, find_owner, pass_on)
+    followed = asyncio.create_task(_all(elsewhere.follow(request)))
+    await until(lambda: len(bench.engine.watchers) == 1, "it is followed at its owner")
+    x = await bench.join()
+    bench.engine.report(x, succeeded(await x.next()))
+    events = await followed
+    assert [number for number, _ in events] == list(range(1, len(events) + 1))
+    assert events[-1][1] == "workflow_completed"
+    assert [call.cancelled for call in calls] == [True]
+    assert len(bench.engine.watchers) == 0
+
+
+async def test_while_the_owner_cannot_be_reached_the_store_tells(bench: Bench) -> None:
+    execution_id = await bench.submit()
+    tried = []
+
+    async def broken() -> AsyncGenerator[Any, None]:
+        tried.append(1)
+        raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "it is gone")
+        yield
+
+    async def find_owner(tenant_id: str, execution_id: str) -> str | None:
+        return "owner:9201" if len(tried) < 2 else None
+
+    elsewhere = Following(
+        bench.store, _stranger(bench), _message, find_owner, lambda _target, _request: _Call(broken())
+    )
+    request = scheduler_pb2.FollowEventsRequest(execution_id=execution_id)
+    followed = asyncio.create_task(_all(elsewhere.follow(request)))
+    await until(lambda: len(tried) == 2, "its owner was tried")
+    x = await bench.join()
     bench.engine.report(x, succeeded(await x.next()))
     assert (await followed)[-1][1] == "workflow_completed"
+
+
+@pytest.mark.parametrize("owner", ["third:9201", None])
+async def test_a_request_that_was_passed_on_goes_no_further(bench: Bench, owner: str | None) -> None:
+    execution_id = await bench.submit()
+
+    async def find_owner(tenant_id: str, execution_id: str) -> str | None:
+        return owner
+
+    elsewhere = Following(bench.store, _stranger(bench), _message, find_owner, _nowhere)
+    request = scheduler_pb2.FollowEventsRequest(execution_id=execution_id)
+    with pytest.raises(Unavailable) as refused:
+        await _all(elsewhere.follow(request, forwarded=True))
+    assert refused.value.code == "moving"
+
+
+async def test_live_events_are_not_read_from_the_store(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    _patient(monkeypatch)
+    execution_id = await bench.submit()
+    x = await bench.join()
+    assignment = await x.next()
+    read = []
+    list_events = bench.store.list_events
+
+    async def counted(*args: Any, **named: Any) -> list[EventRow]:
+        read.append(1)
+        return await list_events(*args, **named)
+
+    monkeypatch.setattr(bench.store, "list_events", counted)
+    messages = _follow(bench, execution_id)
+    seen: list[str] = []
+    async with asyncio.timeout(10):
+        while "task_claimed" not in seen:
+            seen += [event.event_type for event in (await anext(messages)).events]
+        bench.engine.report(x, succeeded(assignment))
+        rest = await _all(messages)
+    assert rest[-1][1] == "workflow_completed"
+    assert len(read) == 1
+
+
+async def test_a_follower_that_falls_behind_reads_the_store(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    _patient(monkeypatch)
+    monkeypatch.setattr(following, "_PAGE", 3)
+    execution_id = await bench.submit()
+    messages = _follow(bench, execution_id)
+    await anext(messages)  # it is watched, and takes nothing for a while
+    x = await bench.join()
+    bench.engine.report(x, succeeded(await x.next()))
+    await bench.ended(execution_id)
+    numbers = [number for number, _ in await _all(messages)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) > 3
 
 
 async def test_a_scheduler_that_stops_lets_go(bench: Bench) -> None:
