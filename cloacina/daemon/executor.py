@@ -16,6 +16,7 @@ from cloacina.dispatch.orders import assignment_message, poll_answer_from, poll_
 from cloacina.dispatch.polls import PollRun
 from cloacina.dispatch.pools import WORKER_STATES, Pools
 from cloacina.dispatch.runs import Run
+from cloacina.domain.explanation import Preparation
 from cloacina.domain.inputs import LARGEST_CONTEXT_BYTES
 from cloacina.engine.engine import Engine
 from cloacina.engine.model import Assignment, Joining, PollOrder, Result
@@ -171,6 +172,10 @@ class PooledExecutor:
     def started(self, claim_id: int, started_at: int) -> None:
         """A task has run for a while."""
         self._engine.report_started(EXECUTOR_ID, claim_id, started_at)
+
+    def preparing(self, claim_id: int, stage: Preparation, since: int) -> None:
+        """A task has not begun for a while."""
+        self._engine.report_preparing(EXECUTOR_ID, claim_id, stage, since)
 
     def deferred(self, claim_id: int, deferred: bool) -> None:
         """A task waits without a slot, or goes on."""

@@ -53,6 +53,9 @@ class PollRun(Run):
     def _say_started(self) -> None:
         """Nobody waits for it."""
 
+    def _say_preparing(self) -> None:
+        """Nor for this."""
+
     def defer(self, deferred: bool) -> None:
         """A trigger has no slot to give back."""
 

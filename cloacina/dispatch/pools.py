@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from cloacina.dispatch.artifacts import Artifact, Artifacts, explain
 from cloacina.dispatch.runs import Run, task_log_level
-from cloacina.domain.explanation import PACKAGE_UNAVAILABLE
+from cloacina.domain.explanation import PACKAGE_UNAVAILABLE, Preparation
 from cloacina.errors import CloacinaError
 from cloacina.telemetry import scope, tracing
 from cloacina.worker import frames
@@ -117,6 +117,7 @@ class Worker:
             run.begin(self.process, self._timed_out)
         else:
             run.waits_with(self._started_for)
+            run.prepare(Preparation.WORKER)
 
     # What its process says
 
@@ -305,6 +306,7 @@ class Pool:
         self.workers: list[Worker] = []
         self._waiting: deque[Run] = deque()
         self._starting: asyncio.Task[None] | None = None
+        self._stage: Preparation | None = None
 
     def submit(self, run: Run) -> None:
         """Runs it on a worker, as soon as there is one."""
@@ -312,6 +314,8 @@ class Pool:
         if worker is None:
             self._waiting.append(run)
             self._start_if_needed()
+            if self._stage is not None:
+                run.prepare(self._stage)
             return
         if len(worker.runs) >= _FEW and len(self.workers) < _CORES and self._starting is None:
             self._start_for(run)
@@ -372,12 +376,21 @@ class Pool:
 
     def _start_for(self, first: Run) -> None:
         """The fetch and the load are done for one run: its ids and its trace go along."""
+        self._set_stage(Preparation.PACKAGE)
         self._starting = asyncio.create_task(self._start(first))
+
+    def _set_stage(self, stage: Preparation | None) -> None:
+        """What those that wait, wait for while a worker is started."""
+        self._stage = stage
+        if stage is not None:
+            for run in self._waiting:
+                run.prepare(stage)
 
     async def _start(self, first: Run) -> None:
         scope.attach(first.scope)
         try:
             artifact = await self._artifact(first)
+            self._set_stage(Preparation.WORKER)
             order = LoadOrder(
                 artifact.root,
                 artifact.workflow_name,
@@ -401,6 +414,7 @@ class Pool:
             self._fail_waiting(explain(error))
         finally:
             self._starting = None
+            self._set_stage(None)
         self.on_room()
         if not self.workers and not self._waiting and self._starting is None:
             self._on_empty()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from cloacina.domain.explanation import Preparation
 from cloacina.rpc.v1 import scheduler_pb2
 from cloacina.telemetry import logs, scope, tracing
 from cloacina.worker import frames
@@ -28,6 +29,9 @@ class Reports(Protocol):
 
     def started(self, claim_id: int, started_at: int) -> None:
         """A task has run for a while."""
+
+    def preparing(self, claim_id: int, stage: Preparation, since: int) -> None:
+        """A task has not begun for a while: what for, and since when, in microseconds since the epoch."""
 
     def deferred(self, claim_id: int, deferred: bool) -> None:
         """A task waits without a slot, or goes on."""
@@ -66,6 +70,8 @@ class Run:
         self.stopping = False
         self.over = False
         self._reports = reports
+        self._stage: tuple[Preparation, int] | None = None
+        self._stage_said = False
         self._clocks: list[asyncio.TimerHandle] = []
         with _within(self.scope):
             self._span = tracing.start_span(
@@ -101,6 +107,21 @@ class Run:
     def pool_key(self) -> tuple[str, str]:
         """Tenant and package digest: whose workers may run it."""
         return self.assignment.tenant_id, self.assignment.package_digest
+
+    def prepare(self, stage: Preparation) -> None:
+        """What it waits for from now on, before it can begin; said if that lasts."""
+        if self._stage is not None and self._stage[0] is stage:
+            return
+        first, self._stage = self._stage is None, (stage, time.time_ns() // 1000)
+        if self._stage_said:
+            self._say_preparing()
+        elif first:
+            self._clocks.append(asyncio.get_running_loop().call_later(_SAID_TO_RUN_AFTER_S, self._say_preparing))
+
+    def _say_preparing(self) -> None:
+        self._stage_said = True
+        if self._stage is not None and not self.started_at:
+            self._reports.preparing(self.claim_id, *self._stage)
 
     def begin(self, worker: WorkerHandle, on_timeout: Any) -> None:
         """Its worker has it now: its clocks begin.

@@ -30,6 +30,9 @@ class CauseKind(StrEnum):
     NO_FREE_SLOT = "no_free_slot"
     ABOUT_TO_BE_CLAIMED = "about_to_be_claimed"
     STARTING = "starting"
+    FETCHING_SECRETS = "fetching_secrets"
+    FETCHING_PACKAGE = "fetching_package"
+    STARTING_WORKER = "starting_worker"
     RUNNING = "running"
     EXECUTOR_SILENT = "executor_silent"
     DEFERRED = "deferred"
@@ -43,6 +46,17 @@ class CauseKind(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Preparation(StrEnum):
+    """What a task that was given to an executor waits for before it begins."""
+
+    SECRETS = "secrets"
+    PACKAGE = "package"
+    WORKER = "worker"
+
+
+PREPARATIONS = frozenset(Preparation)
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
     """An executor, as the scheduler knows it. Times are microseconds since the epoch.
@@ -53,6 +67,7 @@ class Holder:
         connected: whether it is connected at this moment.
         heard_at: its last heartbeat.
         lease_until: when its tasks are given to others unless it is heard of.
+        preparing: what claims of it wait for before they begin, and since when.
     """
 
     slots: int
@@ -60,6 +75,7 @@ class Holder:
     connected: bool
     heard_at: int
     lease_until: int
+    preparing: Mapping[int, tuple[Preparation, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +173,9 @@ _COUNTED = {
     CauseKind.NO_FREE_SLOT: "waiting for a slot",
     CauseKind.ABOUT_TO_BE_CLAIMED: "about to be claimed",
     CauseKind.STARTING: "starting",
+    CauseKind.FETCHING_SECRETS: "waiting for secrets",
+    CauseKind.FETCHING_PACKAGE: "waiting for the package to be fetched",
+    CauseKind.STARTING_WORKER: "waiting for a worker to start",
     CauseKind.RUNNING: "running",
     CauseKind.EXECUTOR_SILENT: "on a silent executor",
     CauseKind.DEFERRED: "deferred",
@@ -173,6 +192,9 @@ _URGENCY = (
     CauseKind.TASK_LIMIT,
     CauseKind.NO_FREE_SLOT,
     CauseKind.RETRY_DUE,
+    CauseKind.FETCHING_SECRETS,
+    CauseKind.FETCHING_PACKAGE,
+    CauseKind.STARTING_WORKER,
     CauseKind.STARTING,
     CauseKind.RUNNING,
     CauseKind.CHILD_EXECUTION,
@@ -246,6 +268,13 @@ def _ready(name: str, task: TaskState, around: Surroundings, now: int) -> Cause:
     return Cause(CauseKind.ABOUT_TO_BE_CLAIMED, f"{waits}, and a slot is free", name, since)
 
 
+_PREPARING = {
+    Preparation.SECRETS: (CauseKind.FETCHING_SECRETS, "asks for its secrets"),
+    Preparation.PACKAGE: (CauseKind.FETCHING_PACKAGE, "fetches package {}"),
+    Preparation.WORKER: (CauseKind.STARTING_WORKER, "starts a worker that loads package {}"),
+}
+
+
 def _running(state: ExecutionState, name: str, task: TaskState, around: Surroundings, now: int) -> Cause:
     spec = state.spec.task_of(name)
     if task.instances is not None:
@@ -273,6 +302,14 @@ def _running(state: ExecutionState, name: str, task: TaskState, around: Surround
         since = around.since.get(("task_deferred", name), task.started_at)
         text = f"{name} has given its slot back{_for(since, now)} and waits for its condition ({attempt})"
         return Cause(CauseKind.DEFERRED, text, name, since, ids=ids)
+    preparing = holder.preparing.get(task.claim_id)
+    if task.started_at is None and preparing is not None:
+        stage, since = preparing
+        kind, does = _PREPARING[stage]
+        if around.package_id:
+            ids["package_id"] = around.package_id
+        text = f"{name} has not begun: executor {task.executor_id} {does.format(around.package_id)}"
+        return Cause(kind, f"{text}{_for(since, now)} ({attempt}); {heard}", name, since, ids=ids)
     if task.started_at is None:
         text = (
             f"{name} was claimed by executor {task.executor_id}{_for(task.claimed_at, now)} and has not said that it "

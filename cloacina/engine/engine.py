@@ -57,7 +57,7 @@ from cloacina.domain.execution import (
     WorkflowStarted,
     evolve,
 )
-from cloacina.domain.explanation import Explanation, Surroundings, explain
+from cloacina.domain.explanation import Explanation, Preparation, Surroundings, explain
 from cloacina.engine import narration
 from cloacina.engine.executors import Executor, Executors, ExecutorView
 from cloacina.engine.families import CLAIMANT, MAX_DEPTH, Families
@@ -564,6 +564,12 @@ class Engine:
     def report_started(self, executor_id: str, claim_id: int, started_at: int) -> None:
         """A task has begun to run and is not done yet."""
         self._put(Request(lambda work: self._report_started(work, executor_id, claim_id, started_at)))
+
+    def report_preparing(self, executor_id: str, claim_id: int, stage: Preparation, since: int) -> None:
+        """What a claimed task waits for before it begins, for `explain`: of this moment, and not stored."""
+        executor = self._executors.get(executor_id)
+        if executor is not None:
+            executor.prepares(claim_id, stage, since)
 
     def report_deferred(self, executor_id: str, claim_id: int, deferred: bool) -> None:
         """A task gave its slot back to wait, or holds one again."""

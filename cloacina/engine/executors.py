@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from cloacina.domain.explanation import Preparation
 from cloacina.engine.model import Session
 
 
@@ -21,6 +22,7 @@ class Executor:
         session: the way to it; ``None`` while it is not connected.
         claims: what it holds: execution id and task by claim id.
         deferred: claims that hold no slot at present.
+        preparing: what claims wait for whose tasks have not begun, and since when, in microseconds since the epoch.
     """
 
     executor_id: str
@@ -30,6 +32,12 @@ class Executor:
     session: Session | None = None
     claims: dict[int, tuple[str, str]] = field(default_factory=dict)
     deferred: set[int] = field(default_factory=set)
+    preparing: dict[int, tuple[Preparation, int]] = field(default_factory=dict)
+
+    def prepares(self, claim_id: int, stage: Preparation, since: int) -> None:
+        """A claim of it waits for something. Those that it does not hold any more are forgotten."""
+        self.preparing[claim_id] = (stage, since)
+        self.preparing = {claim: what for claim, what in self.preparing.items() if claim in self.claims}
 
     @property
     def free(self) -> int:

@@ -60,6 +60,7 @@ def surroundings_of(
             connected=executor.session is not None,
             heard_at=lease_until - int(lease_s * 1e6),
             lease_until=lease_until,
+            preparing=executor.preparing,
         )
     execution_limit, task_limit = limits.of_execution(live), limits.of_task(live)
     limited = bool(task_limit) or (bool(execution_limit) and live.state.status is ExecutionStatus.PENDING)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import grpc
 
 from cloacina import __version__
+from cloacina.domain.explanation import Preparation
 from cloacina.errors import CloacinaError
 from cloacina.rpc.client import RpcClient
 from cloacina.rpc.options import MAX_MESSAGE_BYTES
@@ -71,6 +72,8 @@ class Link:
         self._wake = asyncio.Event()
         self._started: dict[int, int] = {}
         self._deferrals: dict[int, bool] = {}
+        self._preparing: dict[int, scheduler_pb2.TaskPreparing] = {}
+        self._unsent_preparing: set[int] = set()
         self._unsent: list[int] = []
         self._unsent_releases: list[int] = []
         self._polled: list[scheduler_pb2.PollResult] = []
@@ -104,7 +107,18 @@ class Link:
     def started(self, claim_id: int, started_at: int) -> None:
         """A task has run for a while."""
         self._started[claim_id] = started_at
+        self._prepared(claim_id)
         self._wake.set()
+
+    def preparing(self, claim_id: int, stage: Preparation, since: int) -> None:
+        """A task waits for something before it can begin; told again on a new stream."""
+        self._preparing[claim_id] = scheduler_pb2.TaskPreparing(claim_id=claim_id, stage=stage, since=since)
+        self._unsent_preparing.add(claim_id)
+        self._wake.set()
+
+    def _prepared(self, claim_id: int) -> None:
+        if self._preparing.pop(claim_id, None) is not None:
+            self._unsent_preparing.discard(claim_id)
 
     def deferred(self, claim_id: int, deferred: bool) -> None:
         """A task waits without a slot, or goes on."""
@@ -113,6 +127,7 @@ class Link:
 
     def send(self, claim_id: int) -> None:
         """The result of a claim, or its release, is in the outbox."""
+        self._prepared(claim_id)
         if claim_id in self._outbox.results:
             self._unsent.append(claim_id)
             self._started.pop(claim_id, None)
@@ -225,6 +240,7 @@ class Link:
         ended = [claim_id for claim_id in self._outbox.unsettled() if self._outbox.home_of(claim_id) in (self, None)]
         self._unsent = [claim_id for claim_id in ended if claim_id in self._outbox.results]
         self._unsent_releases = [claim_id for claim_id in ended if claim_id not in self._outbox.results]
+        self._unsent_preparing.update(self._preparing)
         self._slots = self._desk.offer_to(self)
         message = self._gather()
         message.hello.executor_id = self._executor_id
@@ -248,8 +264,10 @@ class Link:
             message.started.add(claim_id=claim_id, started_at=at)
         for claim_id, deferred in self._deferrals.items():
             message.deferrals.add(claim_id=claim_id, deferred=deferred)
+        message.preparing.extend(self._preparing[claim_id] for claim_id in self._unsent_preparing)
         self._started.clear()
         self._deferrals.clear()
+        self._unsent_preparing.clear()
         message.released.extend(self._unsent_releases)
         self._unsent_releases.clear()
         message.poll_results.extend(self._polled)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
+from cloacina.domain.explanation import Preparation
 from cloacina.rpc.client import RpcClient
 from cloacina.rpc.places import Place, Places
 from cloacina.rpc.v1 import scheduler_pb2
@@ -104,6 +105,11 @@ class Links:
         link = self._outbox.home_of(claim_id)
         if link is not None:
             link.started(claim_id, started_at)
+
+    def preparing(self, claim_id: int, stage: Preparation, since: int) -> None:
+        link = self._outbox.home_of(claim_id)
+        if link is not None:
+            link.preparing(claim_id, stage, since)
 
     def deferred(self, claim_id: int, deferred: bool) -> None:
         link = self._outbox.home_of(claim_id)

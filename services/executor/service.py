@@ -14,6 +14,7 @@ from prometheus_client import Gauge
 from cloacina.dispatch.polls import PollRun
 from cloacina.dispatch.pools import WORKER_STATES, Pools, Supplies, worker_pid
 from cloacina.dispatch.runs import Run
+from cloacina.domain.explanation import Preparation
 from cloacina.rpc.balanced import BalancedClient
 from cloacina.rpc.client import RpcClient
 from cloacina.rpc.log_lines import to_scheduler
@@ -186,6 +187,7 @@ class Executor:
             self._runs[run.claim_id] = run
             self._idle.clear()
             if assignment.secrets:
+                run.prepare(Preparation.SECRETS)
                 self._awaiting_secrets[run.claim_id] = asyncio.create_task(self._submit_with_secrets(run))
             else:
                 self._pools.submit(run)
@@ -234,6 +236,10 @@ class Executor:
     def started(self, claim_id: int, started_at: int) -> None:
         assert self._links is not None
         self._links.started(claim_id, started_at)
+
+    def preparing(self, claim_id: int, stage: Preparation, since: int) -> None:
+        assert self._links is not None
+        self._links.preparing(claim_id, stage, since)
 
     def deferred(self, claim_id: int, deferred: bool) -> None:
         assert self._links is not None

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from cloacina.dispatch.orders import assignment_message, poll_answer_from, poll_message, result_from, too_large
+from cloacina.domain.explanation import PREPARATIONS, Preparation
 from cloacina.domain.inputs import LARGEST_CONTEXT_BYTES
 from cloacina.engine.engine import Engine
 from cloacina.engine.model import Assignment, Joining, PollOrder
@@ -165,6 +166,9 @@ class Dispatch(scheduler_pb2_grpc.DispatchServiceServicer):
             outgoing.heartbeat()
         for started in message.started:
             engine.report_started(executor_id, started.claim_id, started.started_at)
+        for preparing in message.preparing:
+            if preparing.stage in PREPARATIONS:
+                engine.report_preparing(executor_id, preparing.claim_id, Preparation(preparing.stage), preparing.since)
         for deferral in message.deferrals:
             engine.report_deferred(executor_id, deferral.claim_id, deferral.deferred)
         for result in message.results:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -119,6 +120,45 @@ def test_an_execution_that_outlives_its_executor_and_its_scheduler(observed: Run
     found = observed.client.call("GET", f"/v1/requests/{request_id}?limit=5000")
     assert [each["id"] for each in found["executions"]] == [execution_id]
     assert {line["request_id"] for line in found["lines"]} == {request_id}
+
+
+def test_what_it_waits_for_before_it_begins(observed: RunningSystem, folder: Path) -> None:
+    hold = folder / "hold"
+    code = f"""
+import time
+from pathlib import Path
+
+import cloaca
+
+while Path({str(hold)!r}).exists():
+    time.sleep(0.02)
+
+
+@cloaca.task(id="only")
+def only(context):
+    return context
+"""
+    observed.upload(write_package(folder, "heavy", code))
+    observed.upload(write_package(folder, "light", code))
+    observed.wait_for_end(observed.execute("light"))  # from here on there is a connection that can stand still
+    hold.touch()
+    reconciler = observed.process("reconciler")
+    reconciler.send_signal(signal.SIGSTOP)
+    try:
+        execution_id = observed.execute("heavy")
+        fetching = wait_until(lambda: causes(observed, execution_id).get("fetching_package"), "the fetch")
+        assert fetching["ids"]["package_id"] in fetching["text"]
+        assert f"executor {fetching['ids']['executor_id']} fetches package" in fetching["text"]
+    finally:
+        reconciler.send_signal(signal.SIGCONT)
+    starting = wait_until(lambda: causes(observed, execution_id).get("starting_worker"), "the start of a worker")
+    assert starting["since"] > fetching["since"]
+    scheduler = observed.kill("scheduler")
+    observed.wait_for_successor(scheduler, "scheduler")
+    again = wait_until(lambda: causes(observed, execution_id).get("starting_worker"), "what it said, said again")
+    assert again["since"] == starting["since"]
+    hold.unlink()
+    assert observed.wait_for_end(execution_id)["status"] == "Completed"
 
 
 def test_follow_shows_lines_as_they_come_and_ends_with_the_execution(observed: RunningSystem, folder: Path) -> None:

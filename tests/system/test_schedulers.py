@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
 import psutil
 import pytest
 
 from cloacina.cli.client import ApiFailure, read_bootstrap_key
 from cloacina.cli.supervisor import PORTS
+from cloacina.rpc.v1 import scheduler_pb2, scheduler_pb2_grpc
 from tests.postgres import PostgresServer
 from tests.system.running import RunningSystem, free_ports, wait_until, write_package
 from tests.system.test_crashes import QUICK, SLOW
@@ -164,6 +166,34 @@ def test_a_request_may_reach_any_scheduler(system: Schedulers, tmp_path: Path) -
         assert failure.value.status == 409
     answered = 'cloacina_scheduler_forwards_total{outcome="answered"}'
     assert system.metric_of(1, answered) + system.metric_of(2, answered) > 0
+
+
+def test_either_scheduler_explains_a_running_execution(system: Schedulers, tmp_path: Path) -> None:
+    """Asked directly, so that one of the two is certainly not its owner."""
+    execution_id = system.execute("slow", {"folder": str(tmp_path)})
+    request = scheduler_pb2.GetExecutionRequest(tenant_id="public", execution_id=execution_id)
+    metadata = (("authorization", f"Bearer {(system.home / 'rpc-token').read_text().strip()}"),)
+    answered = 'cloacina_scheduler_forwards_total{outcome="answered"}'
+    said = []
+
+    def explain(number: int) -> Any:
+        variable = "CLOACINA_SCHEDULER_RPC_PORT" if number == 1 else f"CLOACINA_SCHEDULER_{number}_RPC_PORT"
+        with grpc.insecure_channel(f"127.0.0.1:{system.ports[variable]}") as channel:
+            stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+            return stub.ExplainExecution(request, metadata=metadata, timeout=10)
+
+    wait_until(lambda: "running" in [cause.kind for cause in explain(1).causes], "that its task runs")
+    before = system.metric_of(1, answered), system.metric_of(2, answered)
+    for number in (1, 2):
+        found = explain(number)
+        said.append([(cause.kind, cause.task_name, cause.since, dict(cause.ids)) for cause in found.causes])
+        assert found.execution.status == "Running"
+    assert said[0] == said[1]
+    assert said[0][0][0] == "running"
+    passed_on = [system.metric_of(number, answered) - before[number - 1] for number in (1, 2)]
+    assert sorted(passed_on) == [0, 1], "the one that does not own it asked the other, and only that"
+    (tmp_path / "go").touch()
+    assert system.wait_for_end(execution_id)["status"] == "Completed"
 
 
 def test_a_key_names_one_execution_whichever_scheduler_it_reaches(system: Schedulers) -> None:

@@ -1298,6 +1298,7 @@ class ExecutorMessage(_message.Message):
     RELEASED_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     POLL_RESULTS_FIELD_NUMBER: _builtins.int
+    PREPARING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First message only."""
@@ -1326,6 +1327,10 @@ class ExecutorMessage(_message.Message):
     def poll_results(self) -> _containers.RepeatedCompositeFieldContainer[Global___PollResult]:
         """What polled triggers answered; sent once: what is lost is asked again at the next interval."""
 
+    @_builtins.property
+    def preparing(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskPreparing]:
+        """What tasks wait for that have not begun a while after they were assigned; of the moment, never durable."""
+
     def __init__(
         self,
         *,
@@ -1336,10 +1341,11 @@ class ExecutorMessage(_message.Message):
         released: _abc.Iterable[_builtins.int] | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         poll_results: _abc.Iterable[Global___PollResult] | None = ...,
+        preparing: _abc.Iterable[Global___TaskPreparing] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferrals", b"deferrals", "heartbeat", b"heartbeat", "hello", b"hello", "poll_results", b"poll_results", "released", b"released", "results", b"results", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deferrals", b"deferrals", "heartbeat", b"heartbeat", "hello", b"hello", "poll_results", b"poll_results", "preparing", b"preparing", "released", b"released", "results", b"results", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1426,6 +1432,33 @@ class TaskStarted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskStarted: _TypeAlias = TaskStarted  # noqa: Y015
+
+@_typing.final
+class TaskPreparing(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    claim_id: _builtins.int
+    stage: _builtins.str
+    """A value of Preparation (cloacina/domain/explanation.py)."""
+    since: _builtins.int
+    """Microseconds since the epoch on the executor's clock."""
+    def __init__(
+        self,
+        *,
+        claim_id: _builtins.int = ...,
+        stage: _builtins.str = ...,
+        since: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "since", b"since", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskPreparing: _TypeAlias = TaskPreparing  # noqa: Y015
 
 @_typing.final
 class TaskDeferral(_message.Message):

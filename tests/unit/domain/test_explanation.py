@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cloacina.domain import explanation
@@ -24,6 +26,7 @@ from cloacina.domain.explanation import (
     CauseKind,
     Explanation,
     Holder,
+    Preparation,
     Surroundings,
     duration,
     explain,
@@ -56,6 +59,11 @@ def told(state: ExecutionState, around: Surroundings = AROUND, after_s: float = 
 
 def claimed(task: str = "a", claim: int = 1) -> tuple[Command, ...]:
     return Start(), ClaimTask(task, claim, "x1")
+
+
+def _preparing(stage: Preparation) -> Surroundings:
+    """What bears on a task whose first claim waits for something since the third second."""
+    return Surroundings(executors={"x1": replace(HOLDER, preparing={1: (stage, BEGIN + 3 * S)})}, package_id="p1")
 
 
 FAILED = ReportFailure("a", 1, BEGIN + S, FailureReason.TASK_ERROR, "ValueError: bad\nsecond line")
@@ -91,6 +99,39 @@ NO_PACKAGE = ReportFailure("a", 1, BEGIN + S, FailureReason.INFRASTRUCTURE, f"{P
             None,
         ),
         ((Start(),), AROUND, CauseKind.ABOUT_TO_BE_CLAIMED, "a slot is free", BEGIN, None),
+        (
+            claimed(),
+            _preparing(Preparation.PACKAGE),
+            CauseKind.FETCHING_PACKAGE,
+            "executor x1 fetches package p1 for 7.0 s (attempt 1 of 2); its last heartbeat was 2.0 s ago",
+            BEGIN + 3 * S,
+            None,
+        ),
+        (
+            claimed(),
+            _preparing(Preparation.WORKER),
+            CauseKind.STARTING_WORKER,
+            "executor x1 starts a worker that loads package p1 for 7.0 s",
+            BEGIN + 3 * S,
+            None,
+        ),
+        (
+            claimed(),
+            _preparing(Preparation.SECRETS),
+            CauseKind.FETCHING_SECRETS,
+            "executor x1 asks for its secrets for 7.0 s",
+            BEGIN + 3 * S,
+            None,
+        ),
+        (claimed(claim=2), _preparing(Preparation.PACKAGE), CauseKind.STARTING, "was claimed", BEGIN + S, None),
+        (
+            (*claimed(), ReportStarted("a", 1, BEGIN + 4 * S)),
+            _preparing(Preparation.PACKAGE),
+            CauseKind.RUNNING,
+            "a runs for 6.0 s",
+            BEGIN + 4 * S,
+            None,
+        ),
         (claimed(), AROUND, CauseKind.STARTING, "was claimed by executor x1 for 9.0 s", BEGIN + S, None),
         (
             (*claimed(), ReportStarted("a", 1, BEGIN + 2 * S)),
