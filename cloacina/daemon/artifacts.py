@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import logging
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from cloacina.dispatch.artifacts import Artifact
@@ -26,10 +26,12 @@ class ExtractedPackages:
 
     Args:
         folder: one folder a digest.
+        judge: looks at the signature of an archive before it is extracted; raises `PackageRefused`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, judge: Callable[[Path], None]) -> None:
         self._folder = folder
+        self._judge = judge
 
     async def start(self) -> None:
         """Makes the folder, and removes what an earlier process left half-way."""
@@ -75,14 +77,15 @@ class ExtractedPackages:
 
     def _extract(self, file: Path, digest: str) -> Path:
         root = self._folder / digest
-        if root.is_dir():
-            return root
         copy = self._folder / f".{digest}.part"  # what is verified must be what is extracted: files in folders change
         try:
             with file.open("rb") as source, copy.open("wb") as target:
                 shutil.copyfileobj(source, target)
             if digest_of(copy) != digest:
                 raise OSError(f"{file} changed while it was read")
+            self._judge(copy)
+            if root.is_dir():
+                return root
             return archive.extract(copy, root)
         finally:
             with contextlib.suppress(OSError):

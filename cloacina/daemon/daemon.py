@@ -28,8 +28,10 @@ from cloacina.daemon.artifacts import ExtractedPackages
 from cloacina.daemon.executor import PooledExecutor
 from cloacina.daemon.folders import FolderWatch
 from cloacina.daemon.health import DatabaseHealth, Health, HealthSocket, ReconcilerHealth, pulse
+from cloacina.daemon.metrics import show_packages, show_workers, write_metrics
 from cloacina.daemon.packages import Packages
 from cloacina.daemon.settings import FILE_KEYS, DaemonSettings, settings_from
+from cloacina.daemon.trust import TrustedKeys
 from cloacina.daemon.workflows import LoadedWorkflows
 from cloacina.dispatch.pools import Pools, Supplies
 from cloacina.engine.engine import Engine, EngineSettings
@@ -43,7 +45,7 @@ from cloacina.store.executions import ExecutionStore
 from cloacina.store.schedules import ScheduleStore
 from cloacina.telemetry import logs, tracing
 from cloacina.telemetry.directives import LEVELS
-from cloacina.telemetry.metrics import create_registry
+from cloacina.telemetry.metrics import StoreMetrics, create_registry
 from cloacina.worker.client import WorkerForge
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ _AT_ONCE = frozenset(
         "log_retention_days",
         "shutdown_timeout_s",
         "health_pulse_s",
+        "metrics_file",
         "slots",
     )
 )
@@ -107,17 +110,23 @@ class Daemon:
         settings = self._settings
         # before any socket is open: the fork server and its workers share none
         forge = WorkerForge(settings.home / "run" / "daemon")
-        database = open_database(f"sqlite://{settings.home / 'cloacina.db'}", "scheduler", exclusive=True)
+        trusted = TrustedKeys(settings.trusted_keys, required=settings.require_signatures)
+        metrics = create_registry("daemon", __version__)
+        database = open_database(
+            f"sqlite://{settings.home / 'cloacina.db'}",
+            "scheduler",
+            metrics=StoreMetrics(metrics, "scheduler"),
+            exclusive=True,
+        )
         await database.open()
         self._stack.push_async_callback(database.close)
         await forge.start()
         self._stack.push_async_callback(forge.stop)
-        artifacts = ExtractedPackages(settings.home / "run" / "daemon-packages")
+        artifacts = ExtractedPackages(settings.home / "run" / "daemon-packages", trusted.judge)
         await artifacts.start()
         registry = Registry()
         packages = Packages(settings, artifacts, registry)
         workflows = LoadedWorkflows(packages, settings.max_context_bytes)
-        metrics = create_registry("daemon", __version__)
         exemplar = tracing.exemplar if tracing.enabled() else None
         engine = Engine(
             ExecutionStore(database),
@@ -137,6 +146,13 @@ class Daemon:
         executor = PooledExecutor(engine, pools, forge, settings.slots)
         watch = FolderWatch(settings.folders, settings.watcher_debounce_ms, settings.poll_interval_ms)
         self._parts = _Parts(forge, database, registry, packages, artifacts, engine, schedules, executor, watch)
+        show_packages(metrics, lambda: packages.count, lambda: len(packages.problems))
+        show_workers(
+            metrics,
+            lambda: engine.figures()["active_tasks"],
+            lambda: max(0.0, executor.slots - engine.figures()["active_tasks"]),
+            pools.count,
+        )
         await engine.start()
         self._stack.push_async_callback(engine.stop)
         health_socket = HealthSocket(settings.home, self.health)
@@ -149,6 +165,10 @@ class Daemon:
         self._tasks = [
             asyncio.create_task(self._follow_folders(), name="follow folders"),
             asyncio.create_task(pulse(self.health, lambda: self._settings.health_pulse_s), name="health pulse"),
+            asyncio.create_task(
+                write_metrics(metrics, lambda: self._settings.metrics_file, settings.metrics_interval_s),
+                name="write metrics",
+            ),
         ]
 
     async def stop(self, grace_s: float) -> None:

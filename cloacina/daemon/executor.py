@@ -90,6 +90,11 @@ class PooledExecutor:
         await self._pools.stop()
         await self._forge.stop()
 
+    @property
+    def slots(self) -> int:
+        """Tasks that may run at once."""
+        return self._slots
+
     def count_workers(self) -> int:
         """Worker processes."""
         return sum(self._pools.count(state) for state in WORKER_STATES)

@@ -83,8 +83,20 @@ class DaemonSettings(BaseSettings):
         2**30, ge=64 * 2**20, description="bytes of address space that importing a package may have"
     )
     inspect_parallel: int = Field(2, ge=1, le=64, description="packages that are imported at a time")
+    require_signatures: bool = Field(
+        False, description="whether packages are refused that no key in trusted_keys has signed"
+    )
+    trusted_keys: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="files of public keys whose signatures on packages count; in a variable separated by `:`"
+    )
+    metrics_file: Path | None = Field(
+        None,
+        description="file that metrics are written into, for Prometheus' textfile collector, where it must end in "
+        "`.prom`; none without",
+    )
+    metrics_interval_s: float = Field(15.0, ge=1, le=3600, description="seconds between writes of the metrics")
 
-    @field_validator("watch_directories", mode="before")
+    @field_validator("watch_directories", "trusted_keys", mode="before")
     @classmethod
     def _split(cls, given: object) -> object:
         return tuple(filter(None, given.split(os.pathsep))) if isinstance(given, str) else given
@@ -94,7 +106,12 @@ class DaemonSettings(BaseSettings):
     def _expand(cls, home: Path) -> Path:
         return home.expanduser().absolute()
 
-    @field_validator("watch_directories")
+    @field_validator("metrics_file")
+    @classmethod
+    def _expand_one(cls, file: Path | None) -> Path | None:
+        return None if file is None else file.expanduser().absolute()
+
+    @field_validator("watch_directories", "trusted_keys")
     @classmethod
     def _expand_all(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
         return tuple(folder.expanduser().absolute() for folder in folders)

@@ -14,6 +14,7 @@ from typing import Any
 
 from cloacina.daemon.health import DaemonDown, Health, ask
 from cloacina.packages import archive
+from cloacina.packages.signature import read_private_key, sign
 from tests.system.running import wait_until, write_package
 
 READY_DEADLINE_S = 60.0
@@ -120,13 +121,23 @@ class RunningDaemon:
 
         return wait_until(found, f"the log line {message!r} {fields}", 60) or {}
 
-    def put(self, name: str, code: str, *, version: str = "1.0.0", folder: Path | None = None, file: str = "") -> Path:
-        """Packs a package and puts it into a watched folder, whole at once."""
+    def put(
+        self,
+        name: str,
+        code: str,
+        *,
+        version: str = "1.0.0",
+        folder: Path | None = None,
+        file: str = "",
+        key: Path | None = None,
+    ) -> Path:
+        """Packs a package, signs it if a key is given, and puts it into a watched folder, whole at once."""
         source = write_package(
             self.home.with_name(f"{self.home.name}-{name}-{version}-{os.urandom(3).hex()}"), name, code, version
         )
         target = (folder or self.packages) / (file or f"{name}.cloacina")
         part = target.with_name(f".{target.name}.part")
-        part.write_bytes(archive.pack(source))
+        packed = archive.pack(source)
+        part.write_bytes(packed if key is None else sign(packed, read_private_key(key, str)))
         part.replace(target)
         return target

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cloacina.daemon.health import SOCKET_NAME
+from cloacina.packages.signature import make_key
 from tests.daemon.running import RunningDaemon
 from tests.otlp_collector import Collector
 from tests.system.running import wait_until
@@ -237,3 +238,32 @@ def test_a_second_sigint_exits_at_once_and_a_crash_loses_nothing(tmp_path: Path)
         assert wait_until(spans, "the spans of the execution", 60)
         names = {span.name for span in collector.spans if span.service == "cloacina-daemon"}
         assert {"reconcile load slow.cloacina", "extract", "inspect", "store commit"} <= names
+
+
+def test_signed_packages_only_and_metrics_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(mode=0o700)
+    metrics = tmp_path / "collected" / "cloacina.prom"
+    metrics.parent.mkdir()
+    make_key(tmp_path / "key")
+    (tmp_path / "home" / "config.toml").write_text(
+        f'[daemon]\nrequire_signatures = true\ntrusted_keys = ["{tmp_path / "key.pub"}"]\n'
+        f'metrics_file = "{metrics}"\nmetrics_interval_s = 1\n'
+    )
+    with RunningDaemon(tmp_path / "home") as daemon:
+        unsigned = daemon.put("polled", POLLED.format(name="polled", mark="unsigned"))
+        refused = daemon.line("a package file is not loaded", file=str(unsigned))
+        assert "takes signed packages only" in refused["error"]
+        daemon.put("polled", POLLED.format(name="polled", mark="signed"), key=tmp_path / "key")
+        daemon.line("noted signed")
+        assert not any(line["message"] == "noted unsigned" for line in daemon.lines())
+
+        def samples() -> dict[str, float]:
+            lines = metrics.read_text().splitlines() if metrics.exists() else []
+            parts = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+            return {name: float(value) for name, _, value in parts}
+
+        wanted = 'cloacina_workflows_total{reason="ok",status="completed"}'
+        wait_until(lambda: samples().get(wanted, 0.0) > 0, "the metrics of what ran", 60)
+        assert samples()['cloacina_reconciler_packages{state="loaded"}'] == 1
+        assert samples()["cloacina_up"] == 1
+        wait_until(lambda: list(metrics.parent.iterdir()) == [metrics], "nothing half-written beside it")
