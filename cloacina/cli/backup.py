@@ -28,7 +28,7 @@ from cloacina.errors import Conflict, InvalidRequest
 if TYPE_CHECKING:
     from cloacina.cli.invocation import Invocation
 
-DATABASES = ("scheduler.db", "registry.db", "identity.db", "cloacina.db")
+DATABASES = ("scheduler.db", "registry.db", "identity.db", "cloacina.db", "secrets.db")
 """In the order of copying; the last is the daemon's."""
 
 KEYS = ("bootstrap-key", "rpc-token", "config.toml")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cloacina.cli import process_file
+from cloacina.cli.daemon_secret import secret
 from cloacina.errors import CloacinaError
 
 if TYPE_CHECKING:
@@ -138,3 +139,6 @@ def health(invocation: Invocation) -> None:
         click.echo("down", err=True)
         sys.exit(EXIT_DOWN)
     click.echo("up")
+
+
+daemon.add_command(secret)

@@ -22,8 +22,8 @@ def secret() -> None:
     """Secrets, whose values nobody sees again."""
 
 
-def _fields(command: _Command) -> _Command:
-    """The two ways to give fields."""
+def field_options(command: _Command) -> _Command:
+    """The two ways to give fields, for `read_fields`."""
     command = click.option(
         "--literal",
         "literals",
@@ -43,21 +43,21 @@ def _fields(command: _Command) -> _Command:
 
 @secret.command()
 @click.argument("name")
-@_fields
+@field_options
 @click.pass_obj
 def create(invocation: Invocation, name: str, sources: Sequence[str], literals: Sequence[str]) -> None:
     """Makes secret NAME."""
-    body = {"name": name, "fields": _read_fields(sources, literals)}
+    body = {"name": name, "fields": read_fields(sources, literals)}
     invocation.printer.record(invocation.client().call("POST", _path(invocation), body), key="name")
 
 
 @secret.command()
 @click.argument("name")
-@_fields
+@field_options
 @click.pass_obj
 def rotate(invocation: Invocation, name: str, sources: Sequence[str], literals: Sequence[str]) -> None:
     """Replaces the fields of secret NAME, all of them."""
-    body = {"fields": _read_fields(sources, literals)}
+    body = {"fields": read_fields(sources, literals)}
     invocation.printer.record(invocation.client().call("PUT", _path(invocation, name), body), key="name")
 
 
@@ -93,7 +93,7 @@ def _path(invocation: Invocation, name: str | None = None) -> str:
     return path if name is None else f"{path}/{segment(name)}"
 
 
-def _read_fields(sources: Sequence[str], literals: Sequence[str]) -> dict[str, str]:
+def read_fields(sources: Sequence[str], literals: Sequence[str]) -> dict[str, str]:
     """Values by field.
 
     Raises:

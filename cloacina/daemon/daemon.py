@@ -30,6 +30,7 @@ from cloacina.daemon.folders import FolderWatch
 from cloacina.daemon.health import DatabaseHealth, Health, HealthSocket, ReconcilerHealth, pulse
 from cloacina.daemon.metrics import show_packages, show_workers, write_metrics
 from cloacina.daemon.packages import Packages
+from cloacina.daemon.secrets import VaultSource, has_secrets, open_vault
 from cloacina.daemon.settings import FILE_KEYS, DaemonSettings, settings_from
 from cloacina.daemon.trust import TrustedKeys
 from cloacina.daemon.workflows import LoadedWorkflows
@@ -143,7 +144,7 @@ class Daemon:
             poll_timeout_s=settings.poll_timeout_s,
         )
         pools = Pools(Supplies(forge, artifacts, settings, tracing.forward))
-        executor = PooledExecutor(engine, pools, forge, settings.slots)
+        executor = PooledExecutor(engine, pools, forge, settings.slots, await self._open_secrets())
         watch = FolderWatch(settings.folders, settings.watcher_debounce_ms, settings.poll_interval_ms)
         self._parts = _Parts(forge, database, registry, packages, artifacts, engine, schedules, executor, watch)
         show_packages(metrics, lambda: packages.count, lambda: len(packages.problems))
@@ -170,6 +171,13 @@ class Daemon:
                 name="write metrics",
             ),
         ]
+
+    async def _open_secrets(self) -> VaultSource | None:
+        if not has_secrets(self._settings):
+            return None
+        vault = await self._stack.enter_async_context(open_vault(self._settings))
+        await vault.start()
+        return VaultSource(vault)
 
     async def stop(self, grace_s: float) -> None:
         """Drains: fires and takes nothing more, lets what runs end, keeps what does not for the next start.

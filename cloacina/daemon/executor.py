@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from cloacina.dispatch.orders import assignment_message, poll_answer_from, poll_message, result_from, too_large
 from cloacina.dispatch.polls import PollRun
 from cloacina.dispatch.pools import WORKER_STATES, Pools
 from cloacina.dispatch.runs import Run
+from cloacina.dispatch.secrets import SecretsWithheld
 from cloacina.domain.explanation import Preparation
 from cloacina.domain.inputs import LARGEST_CONTEXT_BYTES
 from cloacina.engine.engine import Engine
@@ -33,6 +34,17 @@ EXECUTOR_ID = "daemon"
 _JOIN_LONGEST_PAUSE_S = 1.0
 
 
+class SecretSource(Protocol):
+    """Gives runs their secrets."""
+
+    async def secrets_of(self, run: Run) -> Granted:
+        """What a run may read.
+
+        Raises:
+            SecretsWithheld: see there.
+        """
+
+
 class PooledExecutor:
     """Runs assignments in worker processes (the engine's `Session`, and the runs' `Reports`).
 
@@ -41,10 +53,15 @@ class PooledExecutor:
         pools: the worker processes.
         forge: what made them.
         slots: tasks that run at once.
+        secrets: gives the tasks theirs; without it there are none.
     """
 
-    def __init__(self, engine: Engine, pools: Pools, forge: WorkerForge, slots: int) -> None:
+    def __init__(
+        self, engine: Engine, pools: Pools, forge: WorkerForge, slots: int, secrets: SecretSource | None = None
+    ) -> None:
         self._engine = engine
+        self._secrets = secrets
+        self._awaiting_secrets: dict[int, asyncio.Task[None]] = {}
         self._pools = pools
         self._forge = forge
         self._slots = slots
@@ -117,9 +134,25 @@ class PooledExecutor:
     def _begin(self, run: Run) -> None:
         self._runs[run.claim_id] = run
         self._settled.clear()
+        if run.assignment.secrets and self._secrets is not None:
+            self._awaiting_secrets[run.claim_id] = asyncio.create_task(self._submit_with_secrets(run, self._secrets))
+            return
         if run.assignment.secrets:
             run.secrets = Granted(unconfigured=[each.name for each in run.assignment.secrets])
         self._pools.submit(run)
+
+    async def _submit_with_secrets(self, run: Run, secrets: SecretSource) -> None:
+        try:
+            run.secrets = await secrets.secrets_of(run)
+        except SecretsWithheld as withheld:
+            run.fail(withheld.reason, withheld.message, transient=withheld.transient)
+        except Exception as error:
+            log.exception("the secrets of a task could not be had")
+            run.fail("infrastructure", f"the task's secrets cannot be had: {type(error).__name__}")
+        else:
+            self._pools.submit(run)
+        finally:
+            self._awaiting_secrets.pop(run.claim_id, None)
 
     def poll(self, orders: Sequence[PollOrder]) -> None:
         """Calls the functions of triggers; they take no slot."""
@@ -147,7 +180,11 @@ class PooledExecutor:
         """Stops what runs under these claims."""
         for claim_id in claims:
             run = self._runs.get(claim_id)
-            if run is not None:
+            waiting = self._awaiting_secrets.pop(claim_id, None)
+            if waiting is not None and run is not None:
+                waiting.cancel()
+                run.fail("cancelled", "the task was stopped before it began")
+            elif run is not None:
                 self._pools.stop_run(run)
 
     def close(self) -> None:
@@ -202,6 +239,9 @@ class PooledExecutor:
         self._engine.report(self, result)
 
     def _hand_back(self, run: Run) -> None:
+        waiting = self._awaiting_secrets.pop(run.claim_id, None)
+        if waiting is not None:
+            waiting.cancel()
         self._pools.abandon(run)
         run.give_back()
         self._runs.pop(run.claim_id, None)

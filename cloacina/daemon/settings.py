@@ -89,6 +89,17 @@ class DaemonSettings(BaseSettings):
     trusted_keys: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="files of public keys whose signatures on packages count; in a variable separated by `:`"
     )
+    secret_kek: str = Field(
+        "",
+        description="key that secrets are encrypted with, base64 or hex of 32 bytes; without one there are no secrets",
+        repr=False,
+    )
+    secret_kek_file: Path | None = Field(None, description="file that holds the key, instead of secret_kek")
+    secret_kek_old: str = Field(
+        "",
+        description="former keys, comma-separated: at the start, what they wrap is put under the current one",
+        repr=False,
+    )
     metrics_file: Path | None = Field(
         None,
         description="file that metrics are written into, for Prometheus' textfile collector, where it must end in "
@@ -145,8 +156,9 @@ class DaemonSettings(BaseSettings):
         return tuple(dict.fromkeys((self.packages_folder, *self.watch_directories)))
 
 
-FILE_KEYS = tuple(name for name in DaemonSettings.model_fields if name not in ("home", "verbose", "watch_directories"))
-"""Settings that ``[daemon]`` of the configuration file takes."""
+_NOT_IN_FILE = ("home", "verbose", "watch_directories", "secret_kek", "secret_kek_old")
+FILE_KEYS = tuple(name for name in DaemonSettings.model_fields if name not in _NOT_IN_FILE)
+"""Settings that ``[daemon]`` of the configuration file takes. Keys of secrets are none: others may see that file."""
 
 KNOWN: Known = {
     "database_url": None,

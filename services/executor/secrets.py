@@ -5,30 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from cloacina.dispatch.runs import Run
-from cloacina.errors import CloacinaError, Unavailable
+from cloacina.dispatch.secrets import SecretsWithheld, granted, granted_without
+from cloacina.errors import CloacinaError
 from cloacina.rpc.client import RpcClient
 from cloacina.rpc.v1 import secrets_pb2, secrets_pb2_grpc
 from cloacina.telemetry import scope, tracing
-from cloacina.worker.frames import MAX_BODY_BYTES
 from cloacina.worker.secrets import Granted
 
 _DEADLINE_S = 5.0
-
-
-class SecretsWithheld(Exception):
-    """A task cannot have its secrets, and does not run.
-
-    Args:
-        reason: of the failure, a value of `cloacina.domain.execution.FailureReason`.
-        message: prose; never a value.
-        transient: whether another attempt may have them.
-    """
-
-    def __init__(self, reason: str, message: str, *, transient: bool) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.transient = transient
 
 
 class SecretSource:
@@ -60,18 +44,12 @@ class SecretSource:
         scope.attach(run.scope)
         with tracing.continue_from(run.traceparent), tracing.span("resolve secrets") as span:
             try:
-                granted = await self._ask(run.assignment, references)
+                return await self._ask(run.assignment, references)
             except SecretsWithheld as withheld:
                 span.fail(withheld.message)
                 raise
-        if len(granted.encode()) > MAX_BODY_BYTES:
-            raise SecretsWithheld(
-                "validation_failed", f"the task's secrets are over {MAX_BODY_BYTES} bytes together", transient=False
-            )
-        return granted
 
     async def _ask(self, assignment: Any, references: list[secrets_pb2.SecretReference]) -> Granted:
-        bound = [each for each in references if each.secret]
         request = secrets_pb2.ResolveSecretsRequest(
             tenant_id=assignment.tenant_id,
             execution_id=assignment.execution_id,
@@ -85,24 +63,5 @@ class SecretSource:
         try:
             answer = await self._client.call(self._stub.ResolveSecrets, request, deadline_s=_DEADLINE_S)
         except CloacinaError as error:
-            if error.code == "secrets_not_configured" and not bound:
-                return Granted(unconfigured=[each.name for each in references])
-            away = isinstance(error, Unavailable)
-            raise SecretsWithheld(
-                "infrastructure" if away else "validation_failed",
-                f"the task's secrets cannot be had: {error.message}",
-                transient=away,
-            ) from None
-        lacking = [each for each in answer.missing if each.secret]
-        if lacking:
-            said = ", ".join(f"{each.secret!r} (bound to {each.name!r})" for each in lacking)
-            raise SecretsWithheld("validation_failed", f"the tenant has no secret {said}", transient=False)
-        return _granted(answer)
-
-
-def _granted(answer: secrets_pb2.ResolveSecretsResponse) -> Granted:
-    """A secret is read by the name that the workflow declares, or by its own. A declared name comes first."""
-    fields = {each.reference.secret: dict(each.fields) for each in answer.secrets}
-    fields |= {each.reference.name: dict(each.fields) for each in answer.secrets}
-    missing = [each.name for each in answer.missing]
-    return Granted({name: values for name, values in fields.items() if name not in missing}, missing)
+            return granted_without(error, references)
+        return granted(answer)

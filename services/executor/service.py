@@ -14,6 +14,7 @@ from prometheus_client import Gauge
 from cloacina.dispatch.polls import PollRun
 from cloacina.dispatch.pools import WORKER_STATES, Pools, Supplies, worker_pid
 from cloacina.dispatch.runs import Run
+from cloacina.dispatch.secrets import SecretsWithheld
 from cloacina.domain.explanation import Preparation
 from cloacina.rpc.balanced import BalancedClient
 from cloacina.rpc.client import RpcClient
@@ -28,7 +29,7 @@ from cloacina.worker.hosting import Forge
 from services.executor.artifacts import ArtifactCache
 from services.executor.backend import Backend, choose_backend
 from services.executor.links import Links
-from services.executor.secrets import SecretSource, SecretsWithheld
+from services.executor.secrets import SecretSource
 from services.executor.settings import ExecutorSettings
 
 log = logging.getLogger(__name__)

@@ -24,6 +24,8 @@ from cloacina.rpc.v1 import (
 )
 from cloacina.runtime.metrics_server import MetricsServer
 from cloacina.runtime.service import Runtime
+from cloacina.secrets.envelope import keyring_from
+from cloacina.secrets.vault import Vault
 from cloacina.store.database import Database, open_database
 from cloacina.store.registry import RegistryStore
 from cloacina.store.secrets import SecretStore
@@ -31,7 +33,6 @@ from cloacina.store.signing_keys import SigningKeyStore
 from cloacina.store.tenant_data import TenantRegistry
 from cloacina.telemetry import scope
 from cloacina.telemetry.metrics import StoreMetrics
-from services.reconciler.envelope import keyring_from
 from services.reconciler.messages import package_of
 from services.reconciler.metrics import ReconcilerMetrics
 from services.reconciler.packages import Packages
@@ -91,8 +92,9 @@ class Reconciler:
             Handlers(runtime, store, registry, self._watchers, self._packages, trust=trust),
             reconciler_pb2.DESCRIPTOR.services_by_name["ReconcilerService"].full_name,
         )
-        secrets = Secrets(SecretStore(database), store, keyring, metrics)
-        await secrets.start()
+        vault = Vault(SecretStore(database), keyring, "set CLOACINA_SECRET_KEK of the reconciler")
+        await vault.start()
+        secrets = Secrets(vault, store, metrics)
         runtime.server.add(
             secrets_pb2_grpc.add_SecretServiceServicer_to_server,
             SecretHandlers(secrets, protected=settings.token is not None or settings.tls is not None),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import signal
@@ -267,3 +269,61 @@ def test_signed_packages_only_and_metrics_in_a_file(tmp_path: Path) -> None:
         assert samples()['cloacina_reconciler_packages{state="loaded"}'] == 1
         assert samples()["cloacina_up"] == 1
         wait_until(lambda: list(metrics.parent.iterdir()) == [metrics], "nothing half-written beside it")
+
+
+SECRETIVE = """
+import hashlib
+
+import cloaca
+
+@cloaca.trigger(on="secretive", poll_interval="200ms")
+def secretive_poll():
+    return cloaca.TriggerResult.fire(cloaca.Context({}))
+
+@cloaca.workflow_secrets("warehouse")
+@cloaca.task(id="read", retry_attempts=1)
+def read(context):
+    password = context.secret_field("warehouse", "password")
+    print("password", password, "fingerprint", hashlib.sha256(password.encode()).hexdigest()[:8])
+    return context
+"""
+
+
+def test_secrets_are_sealed_given_to_tasks_and_taken_out_of_what_they_print(tmp_path: Path) -> None:
+    first, second = "correct horse battery staple", "another one altogether"
+    kek = tmp_path / "kek"
+    kek.write_text(bytes(range(32)).hex())
+    (tmp_path / "home").mkdir(mode=0o700)
+    daemon = RunningDaemon(tmp_path / "home")
+    refused = daemon.cloacinactl("daemon", "secret", "create", "warehouse", "--literal", f"password={first}")
+    assert refused.returncode != 0
+    assert "secrets are not configured" in refused.stderr
+
+    (daemon.home / "config.toml").write_text(f'[daemon]\nsecret_kek_file = "{kek}"\n')
+    made = daemon.cloacinactl("daemon", "secret", "create", "warehouse", "--literal", f"password={first}")
+    assert made.returncode == 0, made.stderr
+    with daemon:
+        daemon.put("secretive", SECRETIVE)
+        daemon.line(f"password [secret warehouse] fingerprint {_fingerprint(first)}")
+        rotated = daemon.cloacinactl("daemon", "secret", "rotate", "warehouse", "--literal", f"password={second}")
+        assert rotated.returncode == 0, rotated.stderr
+        daemon.line(f"password [secret warehouse] fingerprint {_fingerprint(second)}")
+        listed = daemon.cloacinactl("--json", "daemon", "secret", "list")
+        assert [(each["name"], each["version"]) for each in json.loads(listed.stdout)] == [("warehouse", 2)]
+        assert daemon.cloacinactl("daemon", "secret", "delete", "warehouse", "--force").returncode == 0
+        missing = daemon.line("task attempt failed", workflow_name="secretive")
+        assert "secret not found" in missing["error"]
+        kept = [file for file in daemon.home.rglob("*") if file.is_file()]
+        assert not [file for file in kept if _holds(file, first, second)], "a value in the clear"
+
+
+def _fingerprint(value: str) -> str:
+    return hashlib.sha256(value.encode()).hexdigest()[:8]
+
+
+def _holds(file: Path, *values: str) -> bool:
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:  # it was one of a moment
+        return False
+    return any(value.encode() in content for value in values)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.reconciler.envelope import KeyEncryptionKeyError, Keyring, SecretUnreadable, keyring_from, parse_key
+from cloacina.secrets.envelope import KeyEncryptionKeyError, Keyring, SecretUnreadable, keyring_from, parse_key
 from services.reconciler.settings import ReconcilerSettings
 
 ONE, TWO = bytes(range(32)), bytes(range(1, 33))

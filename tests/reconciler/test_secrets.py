@@ -10,7 +10,7 @@ import pytest
 
 from cloacina.errors import CloacinaError
 from cloacina.rpc.v1 import secrets_pb2, secrets_pb2_grpc
-from services.reconciler.envelope import KeyEncryptionKeyError
+from cloacina.secrets.envelope import KeyEncryptionKeyError
 
 from .conftest import Stand, Start, archive, running
 

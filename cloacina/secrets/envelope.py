@@ -13,13 +13,13 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cloacina.errors import InvalidRequest, Unavailable
-from services.reconciler.settings import ReconcilerSettings
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -111,7 +111,7 @@ class Keyring:
         if key is None:
             raise SecretUnreadable(
                 f"the secret {name!r} was encrypted with another key (id {sealed.kek_id}): add that one to "
-                "CLOACINA_SECRET_KEK_OLD of the reconciler, or rotate the secret"
+                "CLOACINA_SECRET_KEK_OLD, or rotate the secret"
             )
         try:
             return _decrypt(key, sealed.data_key, _about("data key", tenant_id, name))
@@ -119,7 +119,23 @@ class Keyring:
             raise _changed(name) from None
 
 
-def keyring_from(settings: ReconcilerSettings) -> Keyring | None:
+class KeySettings(Protocol):
+    """Where the keys are: in the settings of whoever keeps secrets."""
+
+    @property
+    def secret_kek(self) -> str:
+        """The current key; empty for none here."""
+
+    @property
+    def secret_kek_file(self) -> Path | None:
+        """A file that holds it instead."""
+
+    @property
+    def secret_kek_old(self) -> str:
+        """Former keys, comma-separated."""
+
+
+def keyring_from(settings: KeySettings) -> Keyring | None:
     """The keys that the settings name; ``None`` without any: then there are no secrets.
 
     Raises:
