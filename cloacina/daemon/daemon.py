@@ -22,18 +22,20 @@ from typing import Any
 import uvloop
 
 from cloacina import __version__
+from cloacina.catalog.metrics import show_packages
 from cloacina.catalog.registry import Registry
 from cloacina.catalog.workflows import load_definition
 from cloacina.daemon.artifacts import ExtractedPackages
 from cloacina.daemon.executor import PooledExecutor
 from cloacina.daemon.folders import FolderWatch
 from cloacina.daemon.health import DatabaseHealth, Health, HealthSocket, ReconcilerHealth, pulse
-from cloacina.daemon.metrics import show_packages, show_workers, write_metrics
+from cloacina.daemon.metrics import write_metrics
 from cloacina.daemon.packages import Packages
 from cloacina.daemon.secrets import VaultSource, has_secrets, open_vault
 from cloacina.daemon.settings import FILE_KEYS, DaemonSettings, settings_from
 from cloacina.daemon.trust import TrustedKeys
 from cloacina.daemon.workflows import LoadedWorkflows
+from cloacina.dispatch.metrics import show_workers
 from cloacina.dispatch.pools import Pools, Supplies
 from cloacina.engine.engine import Engine, EngineSettings
 from cloacina.engine.metrics import EngineMetrics
@@ -147,7 +149,7 @@ class Daemon:
         executor = PooledExecutor(engine, pools, forge, settings.slots, await self._open_secrets())
         watch = FolderWatch(settings.folders, settings.watcher_debounce_ms, settings.poll_interval_ms)
         self._parts = _Parts(forge, database, registry, packages, artifacts, engine, schedules, executor, watch)
-        show_packages(metrics, lambda: packages.count, lambda: len(packages.problems))
+        show_packages(metrics, {"loaded": lambda: packages.count, "failed": lambda: len(packages.problems)})
         show_workers(
             metrics,
             lambda: engine.figures()["active_tasks"],

@@ -9,46 +9,13 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 
-from cloacina.dispatch.pools import WORKER_STATES
 from cloacina.telemetry.metrics import expose
 
 log = logging.getLogger(__name__)
-
-
-def show_packages(registry: CollectorRegistry, loaded: Callable[[], float], failed: Callable[[], float]) -> None:
-    """Adds the packages by state.
-
-    Args:
-        registry: where.
-        loaded: gives how many are loaded.
-        failed: gives how many files and folders are not as they should be.
-    """
-    packages = Gauge("cloacina_reconciler_packages", "Packages by state.", ["state"], registry=registry)
-    packages.labels("loaded").set_function(loaded)
-    packages.labels("failed").set_function(failed)
-
-
-def show_workers(
-    registry: CollectorRegistry, busy: Callable[[], float], free: Callable[[], float], workers: Callable[[str], float]
-) -> None:
-    """Adds slots and worker processes.
-
-    Args:
-        registry: where.
-        busy, free: give the slots in use and those that are not.
-        workers: gives how many worker processes are in a state.
-    """
-    slots = Gauge("cloacina_executor_slots", "Tasks that can run at once.", ["state"], registry=registry)
-    slots.labels("busy").set_function(busy)
-    slots.labels("free").set_function(free)
-    processes = Gauge("cloacina_executor_workers", "Worker processes.", ["state"], registry=registry)
-    for state in WORKER_STATES:
-        processes.labels(state).set_function(partial(workers, state))
 
 
 async def write_metrics(registry: CollectorRegistry, file: Callable[[], Path | None], every_s: float) -> None:

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from prometheus_client import Gauge
 
+from cloacina.dispatch.metrics import show_workers
 from cloacina.dispatch.polls import PollRun
 from cloacina.dispatch.pools import WORKER_STATES, Pools, Supplies, worker_pid
 from cloacina.dispatch.runs import Run
@@ -103,16 +103,16 @@ class Executor:
         return client
 
     def _register_metrics(self, runtime: Runtime) -> None:
-        slots = Gauge("cloacina_executor_slots", "Tasks that can run at once.", ["state"], registry=runtime.registry)
-        slots.labels("busy").set_function(lambda: self.busy)
-        slots.labels("free").set_function(lambda: max(0, self._settings.slots - self.busy))
+        assert self._pools is not None
+        show_workers(
+            runtime.registry,
+            lambda: self.busy,
+            lambda: max(0, self._settings.slots - self.busy),
+            self._pools.count,
+        )
         Gauge(
             "cloacina_executor_backend_up", "1 while tasks can be run where they are.", registry=runtime.registry
         ).set_function(lambda: self._backend is not None and not self._backend.reason())
-        workers = Gauge("cloacina_executor_workers", "Worker processes.", ["state"], registry=runtime.registry)
-        assert self._pools is not None
-        for state in WORKER_STATES:
-            workers.labels(state).set_function(partial(self._pools.count, state))
 
     @property
     def _slots(self) -> int:

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from cloacina.catalog.metrics import show_packages
+
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
 
 
@@ -58,9 +60,7 @@ class ReconcilerMetrics:
         Gauge(
             "cloacina_reconciler_paused_workflows", "Workflows whose new executions are refused.", registry=registry
         ).set_function(paused)
-        states = Gauge("cloacina_reconciler_packages", "Package versions by state.", ["state"], registry=registry)
-        for state, count in packages.items():
-            states.labels(state).set_function(count)
+        show_packages(registry, packages)
         runs = Counter(
             "cloacina_reconciler_runs_total",
             "Loads and unloads of packages that ended.",
