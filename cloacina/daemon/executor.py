@@ -135,6 +135,7 @@ class PooledExecutor:
         self._runs[run.claim_id] = run
         self._settled.clear()
         if run.assignment.secrets and self._secrets is not None:
+            run.prepare(Preparation.SECRETS)
             self._awaiting_secrets[run.claim_id] = asyncio.create_task(self._submit_with_secrets(run, self._secrets))
             return
         if run.assignment.secrets:
