@@ -1,6 +1,6 @@
 """The engine: takes requests in, decides on them in groups, commits each group once, and only then lets it be known.
 
-While one commit is in flight the next group gathers, so an idle engine adds no delay and a busy one commits rarely.
+How groups follow one another is in `cloacina.engine.pipeline`: memory is ahead of the store by up to two of them.
 Whatever goes wrong with a commit leads to one place, `_reset`: the group is refused, executors are sent away to connect
 again, and the state is loaded from the store, which is the truth. Starting is the same load.
 """
@@ -82,6 +82,7 @@ from cloacina.engine.model import (
     Success,
 )
 from cloacina.engine.ownership import Ownership
+from cloacina.engine.pipeline import GroupCommits, Steps
 from cloacina.engine.ready import ReadyQueue
 from cloacina.engine.surroundings import surroundings_of
 from cloacina.engine.sweeper import sweep_leases
@@ -90,7 +91,7 @@ from cloacina.engine.watchers import Watchers
 from cloacina.engine.work import GroupWork, restore_task
 from cloacina.errors import CloacinaError, Conflict, Internal, NotFound, RateLimited, Unavailable
 from cloacina.store.database import StoreConflict
-from cloacina.store.executions import DefinitionRow, ExecutionStore, ExecutorRow, LiveExecution
+from cloacina.store.executions import Batch, DefinitionRow, ExecutionStore, ExecutorRow, LiveExecution
 from cloacina.store.owners import OwnerRow, OwnershipLost
 from cloacina.telemetry import tracing
 
@@ -192,6 +193,16 @@ class Engine:
         self._retries = DueTimers(clock, self._retry_due)
         self._stored_definitions: set[str] = set()
         self._intake = Intake(limits.max_waiting, limits.max_waiting_bytes, limits.tenant_share)
+        steps = Steps(
+            self._check_owner,
+            self._group,
+            self._find_key,
+            self._conclude,
+            self._commit,
+            self._publish,
+            self._reset,
+        )
+        self._commits = GroupCommits(self._intake, steps, limits.max_group)
         self._tasks: list[asyncio.Task[None]] = []
         self._late: set[asyncio.Task[None]] = set()
         self._companion: Companion | None = None
@@ -268,7 +279,7 @@ class Engine:
         """
         await self._load()
         self._tasks = [
-            asyncio.create_task(self._commit_groups(), name="commit groups"),
+            asyncio.create_task(self._commits.run(), name="commit groups"),
             asyncio.create_task(sweep_leases(self.settings.lease_s / 5, self._sweep), name="sweep leases"),
             asyncio.create_task(self.ownership.keep(self._take_adopted, self._lose), name="keep the ownership"),
         ]
@@ -614,69 +625,33 @@ class Engine:
     def _retry_due(self, execution_id: str, task: str) -> None:
         self._put(Request(lambda work: self._command(work, execution_id, RetryDue(task))))
 
-    # The group commit
+    # The steps of the group commit, see `cloacina.engine.pipeline`
 
-    async def _commit_groups(self) -> None:
-        backoff = 0.05
-        while True:
-            await self._intake.something()
-            await asyncio.sleep(0)  # what comes in this turn of the loop goes along
-            requests = self._intake.take(self.settings.max_group)
-            work = GroupWork(self._now(), self.ownership.owner)
-            try:
-                if self._lost is not None:
-                    raise self._lost
-                taken = await self._taken_keys(requests)
-                accepted = [request for request in requests if self._apply(request, work, taken)]
-                self._advance(work)
-                self._claim_ready(work)
-                await self._commit(work)
-            except asyncio.CancelledError:
-                for request in requests:
-                    request.refuse(Unavailable("the scheduler stopped before this was known to be stored"))
-                raise
-            except Exception as error:
-                await self._reset(error, requests, backoff)
-                backoff = min(backoff * 2, 2.0)
-                continue
-            backoff = 0.05
-            try:
-                await self._publish(work, accepted)
-            except Exception as error:  # it is durable, but not everyone may know: all begin again from the store
-                await self._reset(error, (), backoff)
+    def _check_owner(self) -> None:
+        if self._lost is not None:
+            raise self._lost
 
-    async def _taken_keys(self, requests: Sequence[Request]) -> dict[IdempotencyKey, str]:
-        """The executions that the requests' idempotency keys name already. Nobody else writes between this and the
-        commit."""
-        taken = {}
-        for key in {request.key for request in requests if request.key is not None}:
-            execution_id = await self._store.find_by_idempotency_key(*key)
-            if execution_id is not None:
-                taken[key] = execution_id
-        return taken
+    def _group(self, open_group: GroupWork | None) -> GroupWork:
+        if open_group is None:
+            return GroupWork(self._now(), self.ownership.owner)
+        open_group.now = self._now()
+        return open_group
 
-    def _apply(self, request: Request, work: GroupWork, taken: dict[IdempotencyKey, str]) -> bool:
-        if request.key is not None and request.key in taken:
-            request.answer = taken[request.key]
-            return True
-        try:
-            request.answer = request.apply(work)
-        except CloacinaError as error:
-            request.refuse(error)
-            return False
-        if request.key is not None:
-            taken[request.key] = str(request.answer)
-        return True
+    async def _find_key(self, key: IdempotencyKey) -> str | None:
+        return await self._store.find_by_idempotency_key(*key)
 
-    async def _commit(self, work: GroupWork) -> None:
-        batch = work.batch()
+    def _conclude(self, work: GroupWork) -> None:
+        self._advance(work)
+        self._claim_ready(work)
+
+    async def _commit(self, work: GroupWork, batch: Batch) -> None:
         began = time.time_ns()
         rows = await self._store.commit(batch)
         self._stored_definitions.update(work.definitions)
         if rows and tracing.enabled():
             narration.commit(work, rows, self._store.system, began, time.time_ns())
 
-    async def _publish(self, work: GroupWork, accepted: Sequence[Request]) -> None:
+    async def _publish(self, work: GroupWork, requests: Sequence[Request]) -> None:
         """The group is durable: say so, to whoever waits for it. First what others can go on with: to count it and to
         write it down takes longer than to send it."""
         try:
@@ -694,11 +669,12 @@ class Engine:
                 self._metrics.observe(live, event)
                 narration.event(live, event)
         finally:
-            for request in accepted:
-                request.accept()
+            for request in requests:
+                request.settle()
 
-    async def _reset(self, error: BaseException, refused: Sequence[Request], backoff: float) -> None:
-        """A commit failed: nothing of its group happened. Begin again from the store."""
+    async def _reset(self, error: BaseException, refused: Sequence[Request], backoff_s: float) -> None:
+        """A commit failed: nothing of its group happened, nor of what was decided after it. Begin again from the
+        store."""
         self._healthy = False
         reason: CloacinaError
         if isinstance(error, OwnershipLost):
@@ -719,13 +695,15 @@ class Engine:
             if executor.session is not None:
                 executor.session.close()
         while True:
-            await asyncio.sleep(backoff)
+            await asyncio.sleep(backoff_s)
             try:
                 await self._load()
                 return
             except Exception as again:
-                backoff = min(backoff * 2, 2.0)
-                log.error("the store cannot be read; trying again", extra={"error": str(again), "retry_in_s": backoff})
+                backoff_s = min(backoff_s * 2, 2.0)
+                log.error(
+                    "the store cannot be read; trying again", extra={"error": str(again), "retry_in_s": backoff_s}
+                )
 
     # Loading
 
@@ -1102,6 +1080,7 @@ class Engine:
             executor.session.close()
         executor.version, executor.session = joining.version, session
         self._renew(work, joining.executor_id, joining.slots, None)
+        executor.joining = True
         for claim_id, (execution_id, task) in list(executor.claims.items()):
             if claim_id not in joining.held:  # it never got the assignment
                 self._command(work, execution_id, VoidClaim(task, claim_id, lost=False))
@@ -1112,11 +1091,16 @@ class Engine:
             cancelled = live is not None and live.state.cancelling is not None
             if cancelled or (live is None and claim_id in void):
                 work.stops[session].append(claim_id)
-        work.afterwards.append(session.welcome)
+        work.afterwards.append(lambda: self._welcome(executor, session))
         own = [claim_id for claim_id in joining.held if claim_id in executor.claims]
         work.afterwards.append(lambda: session.own(own))
         work.afterwards.append(session.queue_changed)
         work.afterwards.append(lambda: narration.executor_joined(joining))
+
+    def _welcome(self, executor: Executor, session: Session) -> None:
+        executor.joining = False
+        executor.lease_until = asyncio.get_running_loop().time() + self.settings.lease_s
+        session.welcome()
 
     def _renew(self, work: GroupWork, executor_id: str, slots: int, session: Session | None) -> None:
         executor = self._executors.get(executor_id)
@@ -1215,7 +1199,7 @@ class Engine:
             return  # it lapsed before, and may have connected again since
         if drained and (executor.session is not None or executor.claims):
             return  # it is there again
-        if not drained and executor.lease_until > asyncio.get_running_loop().time():
+        if not drained and not executor.lapsed(asyncio.get_running_loop().time()):
             return  # it spoke while this request waited
         claims = list(executor.claims.items())
         self._executors.remove(executor)

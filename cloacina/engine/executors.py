@@ -23,6 +23,7 @@ class Executor:
         claims: what it holds: execution id and task by claim id.
         deferred: claims that hold no slot at present.
         preparing: what claims wait for whose tasks have not begun, and since when, in microseconds since the epoch.
+        joining: it is not welcomed yet, and says nothing until then: its lease does not lapse.
     """
 
     executor_id: str
@@ -33,11 +34,16 @@ class Executor:
     claims: dict[int, tuple[str, str]] = field(default_factory=dict)
     deferred: set[int] = field(default_factory=set)
     preparing: dict[int, tuple[Preparation, int]] = field(default_factory=dict)
+    joining: bool = False
 
     def prepares(self, claim_id: int, stage: Preparation, since: int) -> None:
         """A claim of it waits for something. Those that it does not hold any more are forgotten."""
         self.preparing[claim_id] = (stage, since)
         self.preparing = {claim: what for claim, what in self.preparing.items() if claim in self.claims}
+
+    def lapsed(self, now: float) -> bool:
+        """Whether its lease lapsed by `now` (seconds, monotonic)."""
+        return not self.joining and self.lease_until <= now
 
     @property
     def free(self) -> int:
@@ -93,7 +99,7 @@ class Executors:
 
     def lapsed(self, now: float) -> Iterable[Executor]:
         """Executors whose lease lapsed by `now` (seconds, monotonic)."""
-        return [executor for executor in self._by_id.values() if executor.lease_until <= now]
+        return [executor for executor in self._by_id.values() if executor.lapsed(now)]
 
     @property
     def free_slots(self) -> int:

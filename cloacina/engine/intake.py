@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloacina.engine.work import GroupWork
-from cloacina.errors import Unavailable
+from cloacina.errors import CloacinaError, Unavailable
 
 IdempotencyKey = tuple[str, str, str]
 """Tenant, workflow and the client's key."""
@@ -35,6 +35,7 @@ class Request:
         tenant_id: whose client asks; empty for executors and the engine itself.
         size: bytes that it holds.
         answer: what `apply` returned.
+        refusal: what it raised.
     """
 
     apply: Callable[[GroupWork], object]
@@ -43,13 +44,17 @@ class Request:
     tenant_id: str = ""
     size: int = 0
     answer: object = None
+    refusal: CloacinaError | None = None
 
     def refuse(self, error: BaseException) -> None:
         if self.done is not None and not self.done.done():
             self.done.set_exception(error)
 
-    def accept(self) -> None:
-        if self.done is not None and not self.done.done():
+    def settle(self) -> None:
+        """Tells how it was decided: what was decided before, and may be the reason, is durable."""
+        if self.refusal is not None:
+            self.refuse(self.refusal)
+        elif self.done is not None and not self.done.done():
             self.done.set_result(self.answer)
 
 
@@ -69,6 +74,7 @@ class Intake:
         self._reports: deque[Request] = deque()
         self._clients: dict[str, deque[Request]] = {}
         self._waiting = 0
+        self._taken = 0
         self._bytes: dict[str, int] = {}
         self._all_bytes = 0
         self._there = asyncio.Event()
@@ -76,6 +82,12 @@ class Intake:
         self._room.set()
 
     def __len__(self) -> int:
+        """Requests that wait for a commit, those included that were taken to be decided on."""
+        return self._taken + self.queued
+
+    @property
+    def queued(self) -> int:
+        """Requests that nobody has taken yet."""
         return len(self._reports) + self._waiting
 
     @property
@@ -123,16 +135,26 @@ class Intake:
         if len(self) >= self._most:
             self._room.clear()
 
-    def take(self, most: int) -> list[Request]:
-        """Takes the next group: reports first, then clients in turn."""
+    def take(self, most: int, of_clients: int = MOST_OF_CLIENTS) -> list[Request]:
+        """Takes what is to be decided next: reports first, then clients in turn. It counts as waiting until `written`.
+
+        Args:
+            most: requests of a group at most.
+            of_clients: of these, requests of clients at most.
+        """
         taken = [self._reports.popleft() for _ in range(min(most, len(self._reports)))]
-        for _ in range(min(most - len(taken), MOST_OF_CLIENTS, self._waiting)):
+        for _ in range(min(most - len(taken), of_clients, self._waiting)):
             taken.append(self._next_of_clients())
-        if not len(self):
+        self._taken += len(taken)
+        if not self.queued:
             self._there.clear()
+        return taken
+
+    def written(self, requests: int) -> None:
+        """So many of those that were taken wait no more: they are being written, or refused."""
+        self._taken -= requests
         if len(self) < self._most:
             self._room.set()
-        return taken
 
     def clear(self) -> list[Request]:
         """Takes all."""
@@ -142,7 +164,8 @@ class Intake:
         self._bytes.clear()
         self._waiting = self._all_bytes = 0
         self._there.clear()
-        self._room.set()
+        if len(self) < self._most:
+            self._room.set()
         return taken
 
     def _of_clients(self) -> Iterator[Request]:

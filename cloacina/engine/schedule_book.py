@@ -62,7 +62,7 @@ class Entry:
 
     Args:
         row: as it is; it may be ahead of the store in what polls change.
-        stored: as it is in the store.
+        stored: as it is in the store once what has been decided so far is written.
         cadence: when it is due; ``None`` when what is stored cannot be read.
         deciding: a group that decides on it is under way.
     """
@@ -271,7 +271,7 @@ class ScheduleBook:
         entry = Entry(row, row, cadence)
         self._keep(entry)
         work.set_schedule(row.schedule_id, None, entry.row)
-        self._settle(work, entry)
+        work.afterwards.append(lambda: self._arm(entry))
         return entry
 
     def _adopt(self, work: GroupWork, entry: Entry, wanted: Wanted) -> None:
@@ -296,18 +296,12 @@ class ScheduleBook:
 
     def _write(self, work: GroupWork, entry: Entry, row: ScheduleRow) -> None:
         """The schedule as it is to be, in memory and in the store."""
-        entry.row = row._replace(updated_at=work.now)
-        work.set_schedule(row.schedule_id, entry.stored, entry.row)
-        self._settle(work, entry)
+        self._set(work, entry, row._replace(updated_at=work.now))
+        work.afterwards.append(lambda: self._arm(entry))
 
-    def _settle(self, work: GroupWork, entry: Entry) -> None:
-        row = entry.row
-
-        def durable() -> None:
-            entry.stored = row
-            self._arm(entry)
-
-        work.afterwards.append(durable)
+    def _set(self, work: GroupWork, entry: Entry, row: ScheduleRow) -> None:
+        work.set_schedule(row.schedule_id, entry.stored, row)
+        entry.row = entry.stored = row
 
     def _forget(self, work: GroupWork, entry: Entry) -> None:
         row = entry.row

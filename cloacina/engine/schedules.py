@@ -412,9 +412,7 @@ class Schedules(ScheduleBook):
         if (row.last_outcome, row.last_error) == (outcome, error):
             return
         row = row._replace(last_outcome=outcome, last_error=error, updated_at=work.now)
-        entry.row = row
-        work.set_schedule(row.schedule_id, entry.stored, row)
-        work.afterwards.append(lambda: setattr(entry, "stored", row))
+        self._set(work, entry, row)
 
     def _decide_trigger(self, work: GroupWork, poll: Poll, raw: bytes | None) -> None:
         entry = self._entries.get(poll.schedule_id)
@@ -448,14 +446,8 @@ class Schedules(ScheduleBook):
             self._remember(records)
         main = records[0]
         row = row._replace(last_run_at=work.now, last_outcome=main.outcome, last_error=main.error, updated_at=work.now)
-        entry.row = row
-        work.set_schedule(row.schedule_id, entry.stored, row)
-
-        def durable() -> None:
-            entry.stored = row
-            self._tell(row, poll.request_id, poll.span, records)
-
-        work.afterwards.append(durable)
+        self._set(work, entry, row)
+        work.afterwards.append(lambda: self._tell(row, poll.request_id, poll.span, records))
 
     def _unfinished(self, schedule_id: str, context_hash: str) -> str | None:
         """An execution that the schedule started with this context and that has not ended."""

@@ -41,6 +41,7 @@ class StubbornDatabase:
         self._inner = inner
         self._gate = asyncio.Event()
         self._gate.set()
+        self._one = False
         self.failures: list[Exception] = []
         """Each fails one write, in order, before anything of it is written."""
         self.writes: list[Sequence[Statement]] = []
@@ -52,6 +53,12 @@ class StubbornDatabase:
 
     def let_go(self) -> None:
         """Writes go on."""
+        self._one = False
+        self._gate.set()
+
+    def let_one_go(self) -> None:
+        """The write that waits goes on; the next one waits again."""
+        self._one = True
         self._gate.set()
 
     async def open(self) -> None:
@@ -67,6 +74,8 @@ class StubbornDatabase:
         self.held += 1
         try:
             await self._gate.wait()
+            if self._one:
+                self._gate.clear()
         finally:
             self.held -= 1
         if self.failures:

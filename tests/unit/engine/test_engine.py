@@ -279,17 +279,16 @@ async def test_a_late_result_of_a_claim_given_up_is_counted_after_the_end_too(st
 async def test_an_executor_that_came_back_survives_the_lapse_of_its_former_lease(
     start, database: StubbornDatabase
 ) -> None:
-    """While a commit hangs the sweeper finds the lapsed lease again and again; the executor connects in between."""
-    bench: Bench = await start(lease_s=0.4)
+    """While a commit hangs the sweeper finds the lapsed lease; the executor connects, and is not welcomed for longer
+    than a lease."""
+    bench: Bench = await start(lease_s=0.2)
     await bench.join()
     database.hold()
     hanging = asyncio.create_task(bench.submit())
-    inbox = bench.engine._intake
-    await until(lambda: len(inbox) >= 1, "the lease to lapse")
+    await until(lambda: bench.engine.figures()["executors"] == 0, "the lease to lapse")
     joining = asyncio.create_task(bench.join())
-    await asyncio.sleep(0)
-    waiting = len(inbox)
-    await until(lambda: len(inbox) > waiting, "the sweeper's next round")
+    await until(lambda: bench.engine.figures()["executors"] == 1, "the executor to be known again")
+    await asyncio.sleep(0.5)
     database.let_go()
     again = await joining
     await hanging

@@ -216,6 +216,25 @@ async def test_a_commit_that_fails_loses_no_firing_and_repeats_none(stand: Stand
     assert await stand.firing_times() == ["2026-09-21T14:13:21+00:00", "2026-09-21T14:13:22+00:00"]
 
 
+async def test_a_schedule_that_changes_while_a_change_of_it_is_written_keeps_both(
+    stand: Stand, stands: Any, database: StubbornDatabase
+) -> None:
+    executor = await stand.bench.join()
+    registered = await stand.schedules.register("acme", _NIGHTLY)
+    database.hold()
+    changing = [asyncio.create_task(stand.schedules.set_cadence(registered.schedule_id, "0 0 3 * * *", "UTC"))]
+    await until(lambda: database.held)
+    changing.append(asyncio.create_task(stand.schedules.set_cadence(registered.schedule_id, "0 0 4 * * *", "UTC")))
+    await until(lambda: (row := stand.schedules.get(registered.schedule_id)) is not None and "4" in (row.cron or ""))
+    assert database.held == 1
+    database.let_go()
+    first, second = await asyncio.gather(*changing)
+    assert (first.schedule_id, second.cron) == (registered.schedule_id, "0 0 4 * * *")
+    assert not executor.closed, "both were stored"
+    (stored,) = await ScheduleStore(database).load()
+    assert (stored.cron, stored.next_run_at) == (second.cron, second.next_run_at)
+
+
 async def test_a_crash_between_firings_loses_none_and_repeats_none(stands: Any, clock: SteppedClock) -> None:
     """A new engine on the same store at every second, as after a `kill -9`: the old one never says goodbye."""
     stand = await stands()

@@ -28,6 +28,8 @@ def test_reports_come_first_and_tenants_in_turn() -> None:
         waiting.put(request(tenant_id))
     assert [each.tenant_id for each in waiting.take(6)] == ["", "", "a", "b", "a", "b"]
     assert [each.tenant_id for each in waiting.take(6)] == ["a"]
+    assert (len(waiting), waiting.queued) == (7, 0), "they wait until they are written"
+    waiting.written(7)
     assert len(waiting) == 0
 
 
@@ -56,7 +58,7 @@ def test_number_bytes_and_a_tenants_share_are_limits() -> None:
     with pytest.raises(Unavailable, match="4 requests wait"):
         waiting.check_room("c", 0)
     assert waiting.crowded
-    waiting.take(10)
+    waiting.written(len(waiting.take(10)))
     assert not waiting.crowded
     waiting.check_room("a", 999)
 
