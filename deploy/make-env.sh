@@ -12,5 +12,6 @@ secret() {
 umask 077
 sed -e "s|^CLOACINA_RPC_TOKEN=.*|CLOACINA_RPC_TOKEN=$(secret)|" \
     -e "s|^POSTGRES_PASSWORD=.*|POSTGRES_PASSWORD=$(secret)|" \
+    -e "s|^POSTGRES_ADMIN_PASSWORD=.*|POSTGRES_ADMIN_PASSWORD=$(secret)|" \
     -e "s|^GRAFANA_PASSWORD=.*|GRAFANA_PASSWORD=$(secret)|" .env.example >.env
 echo "wrote .env with random secrets (mode 0600)"

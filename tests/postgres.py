@@ -33,6 +33,8 @@ max_connections = 60
 logging_collector = off
 log_line_prefix = '%m [%p] %a '
 """
+_SUPERUSER = "postgres"
+_USER = "cloacina"
 _GUARDIAN = 'read -r _; "$1" stop --pgdata "$2" --mode immediate; cd / && rm -rf "$3"'
 """Ends the cluster when its input does: with the test process, however that ends."""
 
@@ -69,13 +71,14 @@ class PostgresServer:
         )
         self._run(
             "initdb",
-            *("--pgdata", str(self._data), "--username=cloacina", "--auth=trust"),
+            *("--pgdata", str(self._data), f"--username={_SUPERUSER}", "--auth=trust"),
             *("--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions"),
         )
         with (self._data / "postgresql.conf").open("a") as configuration:
             configuration.write(_CONFIGURATION)
         self.port = free_ports(1)[0]
         self.start()
+        self.query(f"CREATE ROLE {_USER} LOGIN")
 
     def start(self) -> None:
         """Starts it and waits until it takes connections."""
@@ -110,8 +113,8 @@ class PostgresServer:
             self._guardian.communicate(timeout=60)
 
     def url(self, database: str) -> str:
-        """The URL of a database."""
-        return f"postgresql://cloacina@127.0.0.1:{self.port}/{database}"
+        """The URL of a database, for the ordinary user whom the product is to have: row-level security holds it."""
+        return f"postgresql://{_USER}@127.0.0.1:{self.port}/{database}"
 
     def client(self, program: str, *arguments: str) -> str:
         """Runs a client program that came with it (pg_dump, say); returns what it printed."""
@@ -120,20 +123,22 @@ class PostgresServer:
         return done.stdout
 
     def new_database(self) -> str:
-        """Makes an empty database; returns its URL."""
+        """Makes an empty database that an ordinary user owns; returns its URL."""
         name = f"test_{next(self._numbers)}"
-        self.query(f"CREATE DATABASE {name} TEMPLATE template0")
+        self.query(f"CREATE DATABASE {name} OWNER {_USER} TEMPLATE template0")
         return self.url(name)
 
     def query(self, sql: str, url: str | None = None) -> str:
-        """What psql answers to a statement: a line a row, columns divided by ``|``.
+        """What psql answers to a statement of the superuser: a line a row, columns divided by ``|``.
 
         Args:
             sql: the statement, which runs in a transaction of its own.
-            url: the database; the cluster's own when ``None``.
+            url: the database, whoever its user is; the cluster's own when ``None``.
         """
         options = ("--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1")
-        return self._run("psql", *options, "--dbname", url or self.url("postgres"), "--command", sql).strip()
+        return self._run(
+            "psql", *options, "--dbname", superuser_url(url or self.url("postgres")), "--command", sql
+        ).strip()
 
     def _identity(self) -> dict[str, Any]:
         """Whom its programs run as."""
@@ -162,6 +167,11 @@ class PostgresServer:
         log = self._log.read_text(errors="replace")[-2000:] if ended.returncode and self._log.exists() else ""
         assert ended.returncode == 0, f"{program} {arguments[:1]} failed: {said}{log}"
         return said
+
+
+def superuser_url(url: str) -> str:
+    """The same database for the superuser, whom nothing holds."""
+    return re.sub("//[^@]*@", f"//{_SUPERUSER}@", url)
 
 
 @contextmanager

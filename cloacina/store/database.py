@@ -92,6 +92,14 @@ class Database(Protocol):
         """A number that changes with every commit, whichever process makes it, where it costs next to nothing to tell;
         ``None`` where it does not."""
 
+    async def unheld_user(self) -> str | None:
+        """The name of the database's user, where no row-level security holds it though there could be some: a superuser
+        of PostgreSQL, or one with BYPASSRLS. ``None`` where all is well.
+
+        Raises:
+            StoreUnavailable: the database cannot be read.
+        """
+
     async def write(self, statements: Sequence[Statement]) -> None:
         """Runs the statements, in order, in one durable transaction.
 

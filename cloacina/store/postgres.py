@@ -133,6 +133,13 @@ class PostgresDatabase:
     def data_version(self) -> int | None:
         return None  # it would be a question to the server
 
+    async def unheld_user(self) -> str | None:
+        if self._readers is None:
+            raise self._closed()
+        read = self._readers.run(lambda connection: connection.fetchval(self._own["unheld_user"]))
+        user: str | None = await _of_open_store(bounded(read, _READ_DEADLINE_S, self._address))
+        return user
+
     async def write(self, statements: Sequence[Statement]) -> None:
         began = time.perf_counter()
         rows = sum(len(statement.rows) for statement in statements)

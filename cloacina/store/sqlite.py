@@ -156,6 +156,9 @@ class SqliteDatabase:
             return None
         return version
 
+    async def unheld_user(self) -> str | None:
+        return None  # there are no users
+
     async def write(self, statements: Sequence[Statement]) -> None:
         began = time.perf_counter()
         rows = sum(len(statement.rows) for statement in statements)

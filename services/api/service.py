@@ -10,6 +10,7 @@ from cloacina.rpc.client import RpcClient
 from cloacina.rpc.log_lines import to_scheduler
 from cloacina.rpc.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 from cloacina.runtime.service import Runtime
+from cloacina.runtime.tenant_wall import warn_where_open
 from cloacina.store.accounts import AccountStore
 from cloacina.store.database import Database, open_database
 from cloacina.store.identity import IdentityStore
@@ -55,6 +56,7 @@ class GatewayService:
         url = settings.store_url("identity")
         self._database = open_database(url, "identity", metrics=StoreMetrics(runtime.registry, "identity"))
         await self._database.open()
+        await warn_where_open(self._database)
         identity = IdentityStore(self._database)
         await ensure_bootstrap_key(identity, settings.home, settings.bootstrap_key)
         self._gateway = self._assemble(runtime, identity, AccountStore(self._database))

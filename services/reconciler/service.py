@@ -24,6 +24,7 @@ from cloacina.rpc.v1 import (
 )
 from cloacina.runtime.metrics_server import MetricsServer
 from cloacina.runtime.service import Runtime
+from cloacina.runtime.tenant_wall import warn_where_open
 from cloacina.secrets.envelope import keyring_from
 from cloacina.secrets.vault import Vault
 from cloacina.store.database import Database, open_database
@@ -68,6 +69,7 @@ class Reconciler:
         database = open_database(url, "registry", metrics=StoreMetrics(runtime.registry, "registry"), exclusive=True)
         self._database = database
         await database.open()
+        await warn_where_open(database)
         store, registry = RegistryStore(database), Registry()
         self._watchers = Watchers(registry)
         metrics = ReconcilerMetrics(

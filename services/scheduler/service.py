@@ -33,6 +33,7 @@ from cloacina.rpc.v1 import (
 )
 from cloacina.runtime.metrics_server import MetricsServer
 from cloacina.runtime.service import Runtime
+from cloacina.runtime.tenant_wall import warn_where_open
 from cloacina.store.database import Database, open_database
 from cloacina.store.execution_logs import ExecutionLogStore
 from cloacina.store.executions import EventRow, ExecutionRow, ExecutionStore, ExecutionSummary, TaskRow
@@ -100,6 +101,7 @@ class Scheduler:
         metrics = StoreMetrics(runtime.registry, "scheduler")
         self._database = open_database(url, "scheduler", metrics=metrics, shared_s=settings.lease_s)
         await self._database.open()
+        await warn_where_open(self._database)
         store = ExecutionStore(self._database)
         exemplar = tracing.exemplar if tracing.enabled() else None
         limits = EngineSettings(

@@ -53,7 +53,8 @@ def read_sqlite(file: Path) -> Tables:
 
 async def read_postgres(url: str) -> Tables:
     """The tables of the scheduler's store in PostgreSQL."""
-    connection = await asyncpg.connect(url, server_settings={"search_path": "cloacina_scheduler"})
+    settings = {"search_path": "cloacina_scheduler", "cloacina.tenant_id": "*"}
+    connection = await asyncpg.connect(url, server_settings=settings)
     try:
         return {name: [tuple(row) for row in await connection.fetch(query)] for name, query in _QUERIES.items()}
     finally:

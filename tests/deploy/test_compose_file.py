@@ -299,8 +299,9 @@ def test_make_env_fills_in_secrets_once_and_keeps_them_to_the_owner(tmp_path: Pa
     written = tmp_path / ".env"
     first = written.read_text()
     values = dict(line.split("=", 1) for line in first.splitlines() if line and not line.startswith("#"))
-    secrets = {values[name] for name in ("CLOACINA_RPC_TOKEN", "POSTGRES_PASSWORD", "GRAFANA_PASSWORD")}
-    assert len(secrets) == 3
+    names = ("CLOACINA_RPC_TOKEN", "POSTGRES_PASSWORD", "POSTGRES_ADMIN_PASSWORD", "GRAFANA_PASSWORD")
+    secrets = {values[name] for name in names}
+    assert len(secrets) == len(names)
     assert {len(secret) for secret in secrets} == {48}
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
     subprocess.run(command, check=True, capture_output=True)

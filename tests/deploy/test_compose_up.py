@@ -155,6 +155,17 @@ def test_user_code_cannot_reach_the_database(composed: ComposedSystem) -> None:
     assert composed.run_in("executor", "python", "-c", reach).strip() == "no way"
 
 
+@pytest.mark.skipif(_store() != "postgres", reason="row-level security is PostgreSQL's")
+def test_row_level_security_holds_the_services_database_user(composed: ComposedSystem) -> None:
+    ask = ("psql", "--username=cloacina", "--no-align", "--tuples-only", "--command")
+    free = "SELECT rolsuper OR rolbypassrls OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
+    assert composed.run_in("postgres", *ask, free).strip() == "f"
+    count = "SELECT count(*) FROM cloacina_registry.packages"
+    assert composed.run_in("postgres", *ask, count).strip() == "0"
+    assert int(composed.run_in("postgres", *ask, f"SET cloacina.tenant_id = 'public'; {count}").split()[-1]) > 0
+    assert "row-level security does not hold" not in composed.logs("api", "scheduler", "reconciler")
+
+
 def test_init_says_where_the_first_key_is_and_there_it_is(composed: ComposedSystem) -> None:
     said = composed.logs("cloacina-init")
     assert "docker compose exec api cat /var/lib/cloacina/bootstrap-key" in said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import cloaca
-from tests.postgres import PostgresServer, postgres_server
+from tests.postgres import PostgresServer, postgres_server, superuser_url
 
 __all__ = ["postgres_server"]
 
@@ -19,7 +19,7 @@ def url(postgres_server: PostgresServer) -> str:
             context.set("noted", context["what"])
             return context
 
-    return postgres_server.new_database()
+    return superuser_url(postgres_server.new_database())  # it makes users
 
 
 def test_a_tenants_runner_works_in_its_own_schema_under_its_own_user(postgres_server: PostgresServer, url: str) -> None:

@@ -23,7 +23,7 @@ from cloacina.store.database import (
 )
 from cloacina.store.executions import ExecutionStore
 from cloacina.store.postgres import PostgresDatabase
-from tests.postgres import PostgresServer
+from tests.postgres import PostgresServer, superuser_url
 
 _DEADLINE_S = 20.0
 
@@ -65,7 +65,7 @@ async def open_scheduler(postgres_url: str) -> AsyncIterator[Callable[..., Await
 @pytest.fixture
 async def admin(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
     """Somebody else's connection to the database."""
-    connection = await asyncpg.connect(postgres_url)
+    connection = await asyncpg.connect(superuser_url(postgres_url))
     yield connection
     await connection.close()
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import asyncpg
 import pytest
 from stored_rows import DEFINITION, execution, key, task
 
-from cloacina.store.database import Database, Schema, open_database
+from cloacina.runtime.tenant_wall import warn_where_open
+from cloacina.store.database import Database, Schema, Statement, open_database
 from cloacina.store.execution_logs import ExecutionLogStore, LogChunk
 from cloacina.store.executions import Batch, ExecutionStore
 from cloacina.store.identity import IdentityStore, TenantRow
 from cloacina.store.postgres import PostgresDatabase
-from tests.postgres import PostgresServer
-
-
-@pytest.fixture
-def owned_url(postgres_server: PostgresServer) -> str:
-    """A database of an ordinary user: a superuser is held by no policy."""
-    url = postgres_server.new_database()
-    name = url.rpartition("/")[2]
-    postgres_server.query(f"CREATE ROLE owner_of_{name} LOGIN; ALTER DATABASE {name} OWNER TO owner_of_{name}")
-    return url.replace("cloacina@", f"owner_of_{name}@")
+from tests.postgres import PostgresServer, superuser_url
 
 
 async def _opened(url: str, store: str) -> Database:
@@ -33,9 +27,9 @@ async def _opened(url: str, store: str) -> Database:
 
 
 @pytest.fixture
-async def careless(owned_url: str) -> AsyncIterator[PostgresDatabase]:
+async def careless(postgres_url: str) -> AsyncIterator[PostgresDatabase]:
     """The scheduler's store with executions of acme and of other, and queries that have lost their tenant filter."""
-    database = await _opened(owned_url, "scheduler")
+    database = await _opened(postgres_url, "scheduler")
     theirs = execution(2)._replace(tenant_id="other", definition_id="d2")
     definitions = [DEFINITION, DEFINITION._replace(definition_id="d2", tenant_id="other")]
     await ExecutionStore(database).commit(
@@ -53,7 +47,7 @@ async def careless(owned_url: str) -> AsyncIterator[PostgresDatabase]:
         "log_chunks": "SELECT execution_id FROM execution_logs WHERE execution_id = $1 AND $2::text IS NOT NULL",
         "count_executions": "SELECT count(*) FROM executions",
     }
-    opened = PostgresDatabase(owned_url, replace(schema, queries=lost))
+    opened = PostgresDatabase(postgres_url, replace(schema, queries=lost))
     await opened.open()
     yield opened
     await opened.close()
@@ -70,8 +64,8 @@ async def test_a_query_that_lost_its_filter_shows_no_other_tenants_rows(careless
 
 
 @pytest.mark.parametrize("store", ["scheduler", "registry", "identity"])
-async def test_a_session_that_names_no_tenant_sees_nothing(owned_url: str, store: str) -> None:
-    database = await _opened(owned_url, store)
+async def test_a_session_that_names_no_tenant_sees_nothing(postgres_url: str, store: str) -> None:
+    database = await _opened(postgres_url, store)
     if store == "identity":
         identity = IdentityStore(database)
         await identity.create_tenant(TenantRow("acme", None, 1))
@@ -80,7 +74,7 @@ async def test_a_session_that_names_no_tenant_sees_nothing(owned_url: str, store
     elif store == "scheduler":
         await ExecutionStore(database).commit(Batch(definitions=[DEFINITION], executions=[execution(1)]))
     await database.close()
-    connection = await asyncpg.connect(owned_url)
+    connection = await asyncpg.connect(postgres_url)
     try:
         tables = await connection.fetch(
             "SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity FROM pg_class c "
@@ -102,3 +96,39 @@ async def test_a_session_that_names_no_tenant_sees_nothing(owned_url: str, store
                 )
     finally:
         await connection.close()
+
+
+async def test_a_user_whom_nothing_holds_is_warned_of(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    for url, user in ((postgres_url, None), (superuser_url(postgres_url), "postgres")):
+        database = await _opened(url, "identity")
+        caplog.clear()
+        await warn_where_open(database)
+        await database.close()
+        assert [getattr(record, "database_user", None) for record in caplog.records] == ([user] if user else [])
+
+
+async def test_what_a_superuser_has_made_can_be_given_to_an_ordinary_user(
+    postgres_server: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    """By the statements of docs/operate.md."""
+    for store in ("scheduler", "registry", "identity"):
+        await (await _opened(superuser_url(postgres_url), store)).close()
+    page = (Path(__file__).parents[2] / "docs" / "operate.md").read_text()
+    script = tmp_path / "give.sql"
+    script.write_text(next(block for block in re.findall(r"```sql\n(.*?)```", page, re.DOTALL) if "gexec" in block))
+    try:
+        postgres_server.client(
+            "psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", f"--file={script}", superuser_url(postgres_url)
+        )
+        for store in ("scheduler", "registry", "identity"):
+            database = await _opened(postgres_url.replace("cloacina@", "cloacina_owner@"), store)
+            assert await database.unheld_user() is None
+            await database.close()
+        database = await _opened(postgres_url.replace("cloacina@", "cloacina_owner@"), "identity")
+        assert await database.fetch("tenant", "public", tenant="public")
+        await database.write([Statement("insert_tenant", [("acme", None, 1, None, None, None)])])
+        await database.close()
+    finally:
+        name = postgres_url.rpartition("/")[2]
+        postgres_server.query(f"DROP DATABASE {name} WITH (FORCE)")
+        postgres_server.query("DROP ROLE IF EXISTS cloacina_owner")

@@ -100,14 +100,24 @@ def test_what_is_no_whole_backup_is_refused(tmp_path: Path) -> None:
     assert run("restore", str(backup), "--force").code == 1
 
 
+def all_tenants(url: str) -> str:
+    """For a session that row-level security shows the rows of all tenants."""
+    return f"{url}?options=-c%20cloacina.tenant_id%3D%2A"
+
+
 def test_postgresql(tmp_path: Path, postgres_server: PostgresServer) -> None:
     url, copy = postgres_server.new_database(), postgres_server.new_database()
     dump = tmp_path / "cloacina.dump"
     with RunningSystem(tmp_path / "home", {**QUICKLY, "CLOACINA_DATABASE_URL": url}) as system:
         ended, waiting = begin(system, tmp_path)
-        postgres_server.client("pg_dump", "--format=custom", f"--file={dump}", url)
+        postgres_server.client(
+            "pg_dump", "--enable-row-security", "--format=custom", f"--file={dump}", all_tenants(url)
+        )
         keys = {name: (system.home / name).read_text() for name in ("bootstrap-key", "rpc-token")}
-    postgres_server.client("pg_restore", "--no-owner", "--exit-on-error", f"--dbname={copy}", str(dump))
+    restored_to = f"--dbname={all_tenants(copy)}"
+    postgres_server.client(
+        "pg_restore", "--no-owner", "--enable-row-security", "--exit-on-error", restored_to, str(dump)
+    )
     (tmp_path / "other").mkdir(mode=0o700)
     for name, text in keys.items():
         (tmp_path / "other" / name).write_text(text)

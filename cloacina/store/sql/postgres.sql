@@ -45,3 +45,7 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
 -- name: see_tenant
 -- Until the end of the transaction the session sees the rows of one tenant. No tenant is called '*'.
 SELECT set_config('cloacina.tenant_id', $1, true);
+
+-- name: unheld_user
+-- The session's user, if it is one whom no policy holds.
+SELECT rolname FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolbypassrls);

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Starts PostgreSQL as the official image does: makes the database on the first start, listens on all addresses.
+# Starts PostgreSQL as the official image does: on the first start it makes the database and runs the scripts that are
+# mounted for that; listens on all addresses.
 set -eu
 data=/var/lib/postgresql/18/docker
 if [ ! -s "$data/PG_VERSION" ]; then
@@ -10,6 +11,9 @@ if [ ! -s "$data/PG_VERSION" ]; then
     echo "host all all all scram-sha-256" >>"$data/pg_hba.conf"
     pg_ctl --pgdata="$data" --wait --options="-c listen_addresses='' -c unix_socket_directories=/tmp" start
     createdb --host=/tmp --username="$POSTGRES_USER" "$POSTGRES_DB"
+    for script in /docker-entrypoint-initdb.d/*.sh; do
+        PGHOST=/tmp sh "$script"
+    done
     pg_ctl --pgdata="$data" --wait --mode=fast stop
 fi
 exec postgres -D "$data" -c listen_addresses='*' -c unix_socket_directories=/var/run/postgresql
