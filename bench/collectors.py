@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from tests.system.running import RunningSystem, write_package
 
 KINDS = ("none", "quick", "away", "refusing", "slow", "silent")
 REQUESTS = ("GET", "execute")
+_PAUSE_S = 0.01
 _TASK = """
 import cloaca
 
@@ -98,12 +100,16 @@ def targets(folder: Path, kinds: Sequence[str]) -> Iterator[dict[str, Target]]:
 
 
 def measure(made: Mapping[str, Target], requests: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of some requests of each kind to each system, in turn: by request, then by collector."""
+    """Seconds of some requests of each kind to each system, in turns of another order each: by request, then by
+    collector. What an execution does after its answer has a moment, so that the next request does not pay for it."""
     found: dict[str, dict[str, list[float]]] = {request: {kind: [] for kind in made} for request in REQUESTS}
+    turn = list(made)
     for _ in range(requests):
-        for request in reversed(REQUESTS):
-            for kind, target in made.items():
-                found[request][kind].append(target.ask(request))
+        random.shuffle(turn)
+        for kind in turn:
+            for request in reversed(REQUESTS):
+                found[request][kind].append(made[kind].ask(request))
+                time.sleep(_PAUSE_S)
     return found
 
 

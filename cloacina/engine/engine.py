@@ -646,7 +646,8 @@ class Engine:
 
     async def _commit(self, work: GroupWork, batch: Batch) -> None:
         began = time.time_ns()
-        rows = await self._store.commit(batch)
+        with tracing.as_exemplar(work.traceparent()):
+            rows = await self._store.commit(batch)
         self._stored_definitions.update(work.definitions)
         if rows and tracing.enabled():
             narration.commit(work, rows, self._store.system, began, time.time_ns())

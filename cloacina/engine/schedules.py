@@ -306,7 +306,7 @@ class Schedules(ScheduleBook):
 
         def durable() -> None:
             lag_us = max(0, work.now - firing.scheduled_at)
-            self._metrics.lag.observe(lag_us / 1e6)
+            self._metrics.lag.observe(lag_us / 1e6, tracing.exemplar(span.traceparent))
             self._tell(row, request_id, span, records, lag_ms=lag_us / 1000)
             span.end()
 

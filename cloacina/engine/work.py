@@ -92,6 +92,10 @@ class GroupWork:
         """The executions this commit creates or changes."""
         return [touched.live for touched in self._touched.values()]
 
+    def traceparent(self) -> str:
+        """Where the trace of one of them began; empty when that of none is known."""
+        return next((each.live.origin.traceparent for each in self._touched.values()), "")
+
     def create(self, live: Live) -> None:
         """A new execution; its events follow through `record`."""
         self._touched[live.execution_id] = _Touched(live, created=True)

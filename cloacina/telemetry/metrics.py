@@ -88,7 +88,7 @@ class RpcMetrics:
             labels = (service.rsplit(".", 1)[-1], method, code, side)
             children = self._children[key] = (self._requests.labels(*labels), self._seconds.labels(*labels))
         children[0].inc()
-        children[1].observe(seconds)
+        children[1].observe(seconds, tracing.current_exemplar())
 
 
 class StoreMetrics:
@@ -113,5 +113,6 @@ class StoreMetrics:
 
     def observe_commit(self, seconds: float, rows: int) -> None:
         """Counts a commit."""
-        self._seconds.observe(seconds)
-        self._rows.observe(rows)
+        exemplar = tracing.current_exemplar()
+        self._seconds.observe(seconds, exemplar)
+        self._rows.observe(rows, exemplar)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -384,6 +385,24 @@ def exemplar(traceparent: str) -> dict[str, str] | None:
     if not sampled:
         return None
     return {"trace_id": traceparent[3:35], "span_id": traceparent[36:52]}
+
+
+def current_exemplar() -> dict[str, str] | None:
+    """Exemplar labels of the current span, or else of what `as_exemplar` names; ``None`` when tracing is off."""
+    return None if _State.tracer is None else exemplar(current_traceparent() or _named.get())
+
+
+@contextmanager
+def as_exemplar(traceparent: str) -> Iterator[None]:
+    """Within it, what is measured under no span has this one as its exemplar: one of the many that a commit serves."""
+    token = _named.set(traceparent)
+    try:
+        yield
+    finally:
+        _named.reset(token)
+
+
+_named: ContextVar[str] = ContextVar("cloacina_exemplar", default="")
 
 
 def ids_of(traceparent: str) -> tuple[str, str] | None:

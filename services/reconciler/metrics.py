@@ -8,6 +8,7 @@ from enum import StrEnum
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from cloacina.catalog.metrics import show_packages
+from cloacina.telemetry import tracing
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
 
@@ -90,11 +91,17 @@ class ReconcilerMetrics:
         self._resolutions = {outcome: resolutions.labels(outcome) for outcome in Resolution}
         self._children = {outcome: (runs.labels(outcome), seconds.labels(outcome)) for outcome in Outcome}
 
-    def observe(self, outcome: Outcome, seconds: float) -> None:
-        """Counts a load or unload."""
+    def observe(self, outcome: Outcome, seconds: float, traceparent: str = "") -> None:
+        """Counts a load or unload.
+
+        Args:
+            outcome: how it ended.
+            seconds: how long it took.
+            traceparent: its span; becomes the exemplar if it is sampled.
+        """
         count, duration = self._children[outcome]
         count.inc()
-        duration.observe(seconds)
+        duration.observe(seconds, tracing.exemplar(traceparent))
 
     def resolved(self, outcome: Resolution) -> None:
         """Counts a question for secrets."""

@@ -485,7 +485,8 @@ class Packages:
         extra: dict[str, object] = {"package": package_name}
         unforeseen: BaseException | None = None
         try:
-            with tracing.span(f"reconcile {verb} {package_name}"):
+            with tracing.span(f"reconcile {verb} {package_name}") as span:
+                run.traceparent = span.traceparent
                 yield run
         except BaseException as error:
             run.outcome = _outcome_of(error)
@@ -498,7 +499,7 @@ class Packages:
             raise
         finally:
             seconds = time.perf_counter() - began
-            self._metrics.observe(run.outcome, seconds)
+            self._metrics.observe(run.outcome, seconds, run.traceparent)
             level = logging.WARNING if "error" in extra else logging.INFO
             extra |= {"outcome": run.outcome.value, "duration_ms": round(seconds * 1000, 3)}
             now = scope.current()
@@ -518,6 +519,7 @@ class _Run:
         self.outcome = Outcome.LOADED
         self.package_id: str | None = None
         self.workflow_name: str | None = None
+        self.traceparent = ""
 
 
 def _stopping() -> Unavailable:

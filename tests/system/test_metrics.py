@@ -7,6 +7,7 @@ import itertools
 import re
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,20 @@ import cloaca
 @cloaca.task(id="sleep")
 def sleep(context):
     time.sleep(context.get("seconds") or 0)
+    return context
+"""
+
+TICKING = """
+import cloaca
+
+
+@cloaca.trigger(on="ticking", cron="* * * * * *")
+def every_second():
+    pass
+
+
+@cloaca.task(id="tick")
+def tick(context):
     return context
 """
 
@@ -116,17 +131,40 @@ def openmetrics(system: RunningSystem, service: str) -> str:
         ("scheduler", "cloacina_task_duration_seconds_bucket"),
         ("scheduler", "cloacina_task_queue_seconds_bucket"),
         ("scheduler", "cloacina_workflows_total"),
+        ("scheduler", "cloacina_store_commit_duration_seconds_bucket"),
+        ("scheduler", "cloacina_store_commit_batch_size_bucket"),
+        ("scheduler", "cloacina_rpc_duration_seconds_bucket"),
+        ("api", "cloacina_rpc_duration_seconds_bucket"),
         ("api", "cloacina_api_request_duration_seconds_bucket"),
     ],
 )
 def test_exemplars_lead_to_the_trace(traced: tuple[RunningSystem, str], service: str, metric: str) -> None:
     system, trace_id = traced
-    found = re.findall(
-        rf'^{metric}(?:{{[^}}]*}})? \S+ # {{[^}}]*trace_id="([0-9a-f]{{32}})"',
-        openmetrics(system, service),
-        re.MULTILINE,
-    )
-    assert trace_id in found
+    assert trace_id in exemplars(system, service, metric)
+
+
+def exemplars(system: RunningSystem, service: str, metric: str) -> list[str]:
+    """The traces that the exemplars of a metric lead to."""
+    shown = openmetrics(system, service)
+    return re.findall(rf'^{metric}(?:{{[^}}]*}})? \S+ # {{[^}}]*trace_id="([0-9a-f]{{32}})"', shown, re.MULTILINE)
+
+
+def test_exemplars_of_loads_and_of_late_schedules_lead_to_their_traces(folder: Path) -> None:
+    with (
+        Collector() as collector,
+        RunningSystem(folder / "home", {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}) as system,
+    ):
+        system.upload(write_package(folder, "ticking", TICKING))
+        for service, metric, name in (
+            ("reconciler", "cloacina_reconciler_run_duration_seconds_bucket", "reconcile load ticking"),
+            ("scheduler", "cloacina_schedule_lag_seconds_bucket", "cron fire"),
+        ):
+            found = wait_until(partial(exemplars, system, service, metric), f"an exemplar of {metric}")
+
+            def exported(name: str = name) -> set[str]:
+                return {span.trace_id for span in collector.spans if span.name == name}
+
+            wait_until(lambda found=found, exported=exported: set(found) & exported(), f"the trace of {name}")
 
 
 @pytest.fixture(scope="module")
