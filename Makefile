@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 HOME_FOLDER ?= $(if $(CLOACINA_HOME),$(CLOACINA_HOME),$(HOME)/.cloacina)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check audit protos bench chaos clean
+.PHONY: run test check audit protos openapi bench chaos clean
 .DEFAULT_GOAL := run
 
 run: $(INSTALLED)
@@ -24,6 +24,10 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/generate_protos.py --check
 	$(BIN)/python scripts/access_table.py --check
+	$(BIN)/python scripts/openapi.py --check
+
+openapi: $(INSTALLED)
+	$(BIN)/python scripts/openapi.py --write
 
 audit: $(INSTALLED)
 	$(BIN)/python scripts/audit.py

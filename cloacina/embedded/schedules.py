@@ -235,7 +235,7 @@ class ScheduleMethods:
     def _history(self, schedule_id: str, limit: int | None, offset: int | None, failed: str) -> list[FiringRecord]:
         return self._try(
             lambda service: service.schedule_store.list_firings(
-                schedule_id, limit=_PAGE if limit is None else limit, offset=offset or 0
+                TENANT, schedule_id, limit=_PAGE if limit is None else limit, offset=offset or 0
             ),
             failed,
         )

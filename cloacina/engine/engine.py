@@ -479,7 +479,7 @@ class Engine:
                 row = await self._store.load_one(tenant_id, execution_id)
                 if row is None:
                     raise NotFound(f"there is no execution {execution_id}", code="execution_not_found")
-                (definition,) = await self._store.load_definitions([row.execution.definition_id])
+                (definition,) = await self._store.load_definitions([row.execution.definition_id], tenant_id)
                 live = _restore(row, self._load_definition(definition))
                 await self._grow_beyond(live)
                 await self._ask(lambda work: self._reopen(work, live))
@@ -527,7 +527,7 @@ class Engine:
         row = await self._store.load_one(tenant_id, execution_id)
         if row is None or row.execution.finished_at is None:
             return None
-        (definition,) = await self._store.load_definitions([row.execution.definition_id])
+        (definition,) = await self._store.load_definitions([row.execution.definition_id], tenant_id)
         live = _restore(row, self._load_definition(definition))
         live.state.reason, live.state.error = EndReason(row.execution.reason or "ok"), row.execution.error
         return explain(live.state, Surroundings(), self._now())

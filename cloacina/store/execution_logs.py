@@ -92,6 +92,7 @@ class ExecutionLogStore:
         rows = await self._database.fetch("log_chunks", execution_id, tenant_id, first, limit, tenant=tenant_id)
         return [StoredChunk(*row) for row in rows]
 
-    async def attempts_ended(self, execution_id: str, up_to: int) -> list[AttemptEvent]:
-        """What says at which attempt each task was after an event, oldest first."""
-        return [AttemptEvent(*row) for row in await self._database.fetch("attempts_ended", execution_id, up_to)]
+    async def attempts_ended(self, tenant_id: str, execution_id: str, up_to: int) -> list[AttemptEvent]:
+        """What says at which attempt each task of a tenant's execution was after an event, oldest first."""
+        rows = await self._database.fetch("attempts_ended", execution_id, tenant_id, up_to, tenant=tenant_id)
+        return [AttemptEvent(*row) for row in rows]

@@ -289,11 +289,13 @@ class ExecutionStore:
             tasks[row[0]].append(TaskRow(*row))
         return [LiveExecution(execution, tasks[execution.execution_id]) for execution in executions]
 
-    async def load_definitions(self, definition_ids: Iterable[str]) -> list[DefinitionRow]:
-        """The definitions of these ids."""
+    async def load_definitions(
+        self, definition_ids: Iterable[str], tenant_id: str | None = None
+    ) -> list[DefinitionRow]:
+        """The definitions of these ids, of a tenant where it is known."""
         rows = []
         for definition_id in definition_ids:
-            rows += await self._database.fetch("definition", definition_id)
+            rows += await self._database.fetch("definition", definition_id, tenant=tenant_id)
         return [DefinitionRow(*row) for row in rows]
 
     async def load_executors(self) -> list[ExecutorRow]:
@@ -353,7 +355,9 @@ class ExecutionStore:
 
     async def progress(self, tenant_id: str, execution_id: str) -> ExecutionProgress | None:
         """How far an execution of a tenant is; of any tenant with an empty `tenant_id`."""
-        rows = await self._database.fetch("execution_progress", execution_id, tenant_id, tenant_id)
+        rows = await self._database.fetch(
+            "execution_progress", execution_id, tenant_id, tenant_id, tenant=tenant_id or None
+        )
         return ExecutionProgress(*rows[0]) if rows else None
 
     async def list_by_request(self, request_id: str, tenant_id: str, limit: int) -> list[ExecutionSummary]:
@@ -363,10 +367,10 @@ class ExecutionStore:
         )
         return [ExecutionSummary(*row) for row in rows]
 
-    async def latest_waits(self, execution_id: str) -> dict[tuple[str, str], int]:
+    async def latest_waits(self, tenant_id: str, execution_id: str) -> dict[tuple[str, str], int]:
         """When the execution was paused or began to be cancelled, and tasks of it were deferred, to be tried again or
         reset, last: by (event type, task), the task "" for the whole execution."""
-        rows = await self._database.fetch("latest_waits", execution_id)
+        rows = await self._database.fetch("latest_waits", execution_id, tenant_id, tenant=tenant_id)
         return {(str(row[0]), str(row[1])): int(row[2]) for row in rows}
 
     async def task_claim(self, execution_id: str, task_name: str) -> TaskClaim | None:

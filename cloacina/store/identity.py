@@ -99,7 +99,7 @@ class IdentityStore:
         Returns:
             How many API keys this revoked; ``None`` when there is no such tenant.
         """
-        keys = int((await self._database.fetch("count_valid_keys_of_tenant", name))[0][0])
+        keys = int((await self._database.fetch("count_valid_keys_of_tenant", name, tenant=name))[0][0])
         try:
             await self._database.write(
                 [

@@ -164,7 +164,7 @@ class OwnerStore:
 
     async def owner_of(self, tenant_id: str, execution_id: str) -> ExecutionOwner | None:
         """Whose an execution of a tenant is; ``None`` when there is no such execution."""
-        rows = await self._database.fetch("owner_of_execution", execution_id, tenant_id)
+        rows = await self._database.fetch("owner_of_execution", execution_id, tenant_id, tenant=tenant_id)
         if not rows:
             return None
         epoch, owner_id, target, finished_at = rows[0]

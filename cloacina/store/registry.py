@@ -72,10 +72,10 @@ class RegistryStore:
         """Every package that is not deleted, oldest first."""
         return [PackageRow(*row) for row in await self._database.fetch("packages")]
 
-    async def package_contents(self, package_id: str) -> tuple[str, str, str] | None:
-        """Tenant, workflow and contents of a package, also when it was deleted; ``None`` when there never was one."""
-        rows = await self._database.fetch("package_contents", package_id)
-        return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+    async def package_contents(self, tenant_id: str, package_id: str) -> tuple[str, str] | None:
+        """Workflow and contents of a tenant's package, also when it was deleted; ``None`` when there never was one."""
+        rows = await self._database.fetch("package_contents", package_id, tenant_id, tenant=tenant_id)
+        return (rows[0][0], rows[0][1]) if rows else None
 
     async def set_paused(self, tenant_id: str, workflow_name: str, at: int | None) -> None:
         """Notes that a workflow is paused, since `at` (microseconds), or with ``None`` that it is not."""

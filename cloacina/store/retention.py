@@ -58,14 +58,14 @@ class RetentionStore:
 
     async def newest_beyond(self, tenant_id: str, kept: int) -> Cursor | None:
         """The tenant's newest execution that is not among its `kept` newest; ``None`` when there is none."""
-        rows = await self._database.fetch("newest_beyond", tenant_id, kept)
+        rows = await self._database.fetch("newest_beyond", tenant_id, kept, tenant=tenant_id)
         return (int(rows[0][0]), str(rows[0][1])) if rows else None
 
     async def superfluous(
         self, tenant_id: str, newest: Cursor, *, after: Cursor, limit: int
     ) -> tuple[list[Ended], Cursor]:
         """A tenant's executions that have ended, behind `after` and up to `newest`; and where the next ones begin."""
-        rows = await self._database.fetch("superfluous_executions", tenant_id, *after, *newest, limit)
+        rows = await self._database.fetch("superfluous_executions", tenant_id, *after, *newest, limit, tenant=tenant_id)
         return [Ended(*row[:4]) for row in rows], (int(rows[-1][4]), str(rows[-1][0])) if rows else after
 
     async def expired_firings(self, before: int, limit: int) -> list[str]:

@@ -121,9 +121,11 @@ class ScheduleStore:
         """The unfinished executions that schedules started."""
         return [LiveFiring(*row) for row in await self._database.fetch("live_firings")]
 
-    async def list_firings(self, schedule_id: str, *, limit: int, offset: int = 0) -> list[FiringRecord]:
-        """Firings of a schedule, newest first."""
-        rows = await self._database.fetch("list_firings", schedule_id, limit, offset)
+    async def list_firings(
+        self, tenant_id: str, schedule_id: str, *, limit: int, offset: int = 0
+    ) -> list[FiringRecord]:
+        """Firings of a tenant's schedule, newest first."""
+        rows = await self._database.fetch("list_firings", schedule_id, tenant_id, limit, offset, tenant=tenant_id)
         return [FiringRecord(FiringRow(*row[:-1]), row[-1]) for row in rows]
 
     async def count_firings(self, kind: str, since: int) -> tuple[int, int]:

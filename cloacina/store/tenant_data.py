@@ -21,7 +21,7 @@ class TenantExecutions:
 
     async def unfinished(self, tenant_id: str) -> int:
         """Executions that have not ended."""
-        return int((await self._database.fetch("tenant_unfinished", tenant_id))[0][0])
+        return int((await self._database.fetch("tenant_unfinished", tenant_id, tenant=tenant_id))[0][0])
 
     async def drop(self, tenant_id: str) -> int:
         """Deletes it; what was deleted before, by a drop that broke off, stays so.
@@ -33,7 +33,8 @@ class TenantExecutions:
             StoreUnavailable: the rest is still there; to be called again.
         """
         deleted = 0
-        while ids := [(row[0],) for row in await self._database.fetch("tenant_executions", tenant_id, _EXECUTIONS)]:
+        while rows := await self._database.fetch("tenant_executions", tenant_id, _EXECUTIONS, tenant=tenant_id):
+            ids = [(row[0],) for row in rows]
             await self._database.write(
                 [
                     Statement("tenant_delete_events", ids),
@@ -70,7 +71,9 @@ class TenantRegistry:
         Returns:
             The packages and secrets that it deleted.
         """
-        ((packages, secrets),) = await self._database.fetch("tenant_registry_size", tenant_id, tenant_id)
+        ((packages, secrets),) = await self._database.fetch(
+            "tenant_registry_size", tenant_id, tenant_id, tenant=tenant_id
+        )
         await self._database.write(
             [
                 Statement("tenant_delete_artifacts", [(tenant_id, tenant_id)]),

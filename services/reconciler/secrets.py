@@ -34,7 +34,7 @@ class Secrets:
         self.vault = vault
         self._packages = packages
         self._metrics = metrics
-        self._declared: dict[str, tuple[str, str, frozenset[str]]] = {}
+        self._declared: dict[tuple[str, str], tuple[str, frozenset[str]]] = {}
 
     async def resolve(self, request: secrets_pb2.ResolveSecretsRequest) -> secrets_pb2.ResolveSecretsResponse:
         """The values that a task is given.
@@ -63,9 +63,10 @@ class Secrets:
 
     async def _resolve(self, request: secrets_pb2.ResolveSecretsRequest) -> secrets_pb2.ResolveSecretsResponse:
         self.vault.check_configured()
-        tenant_id, workflow_name, declared = await self._declared_by(request.package_id)
+        tenant_id = request.tenant_id
+        workflow_name, declared = await self._declared_by(tenant_id, request.package_id)
         undeclared = [each.name for each in request.references if each.name not in declared]
-        if undeclared or (tenant_id, workflow_name) != (request.tenant_id, request.workflow_name):
+        if undeclared or workflow_name != request.workflow_name:
             raise Forbidden(
                 f"the workflow {request.workflow_name[:_SHOWN_NAME]!r} of package {request.package_id[:_SHOWN_NAME]!r} "
                 f"declares no secrets {sorted(undeclared)[:5]}",
@@ -73,18 +74,18 @@ class Secrets:
             )
         return await self.vault.resolve(tenant_id, request.references)
 
-    async def _declared_by(self, package_id: str) -> tuple[str, str, frozenset[str]]:
-        """Tenant, workflow and declared secrets of a package. A package never changes: what was read once is kept."""
-        found = self._declared.get(package_id)
+    async def _declared_by(self, tenant_id: str, package_id: str) -> tuple[str, frozenset[str]]:
+        """Workflow and declared secrets of a tenant's package, which never change: what was read once is kept."""
+        found = self._declared.get((tenant_id, package_id))
         if found is None:
-            stored = await self._packages.package_contents(package_id)
+            stored = await self._packages.package_contents(tenant_id, package_id)
             if stored is None:
-                return "", "", frozenset()
-            tenant_id, workflow_name, contents = stored
-            found = tenant_id, workflow_name, frozenset(orjson.loads(contents)["secrets"])
+                return "", frozenset()
+            workflow_name, contents = stored
+            found = workflow_name, frozenset(orjson.loads(contents)["secrets"])
             if len(self._declared) >= _MAX_PACKAGES:
                 self._declared.clear()
-            self._declared[package_id] = found
+            self._declared[tenant_id, package_id] = found
         return found
 
 

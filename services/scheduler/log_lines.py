@@ -158,7 +158,8 @@ class LogLines:
         )
         attempts = _Attempts()
         if after.event:
-            for ended in await self._store.attempts_ended(execution.execution_id, after.event):
+            which = execution.tenant_id, execution.execution_id
+            for ended in await self._store.attempts_ended(*which, after.event):
                 attempts.pass_by(ended)
         found = _Found(more=len(rows) > limit)
         about = _about(execution)

@@ -434,7 +434,7 @@ class Handlers(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def ExplainExecution(self, request: Any, context: Any) -> scheduler_pb2.ExecutionExplanation:
         with scope.bind(tenant_id=request.tenant_id, execution_id=request.execution_id):
             execution = await self._execution(request.tenant_id, request.execution_id)
-            waits = await self._store.latest_waits(request.execution_id)
+            waits = await self._store.latest_waits(request.tenant_id, request.execution_id)
             explanation = await self._engine.explain(request.tenant_id, request.execution_id, waits)
             if explanation is None:  # it has ended, in the meantime or long ago
                 explanation = await self._engine.explain_ended(request.tenant_id, request.execution_id)
@@ -492,13 +492,14 @@ class Handlers(scheduler_pb2_grpc.SchedulerServiceServicer):
         row = await self._store.get_execution(tenant_id, execution_id)
         if row is None:
             raise _no_execution(execution_id)
-        return _execution(row, await self._package_version(row.definition_id))
+        return _execution(row, await self._package_version(row))
 
-    async def _package_version(self, definition_id: str) -> str:
+    async def _package_version(self, execution: ExecutionRow) -> str:
         """Definitions never change, so what was looked up once is kept, up to a bound."""
+        definition_id = execution.definition_id
         version = self._versions.get(definition_id)
         if version is None:
-            rows = await self._store.load_definitions([definition_id])
+            rows = await self._store.load_definitions([definition_id], execution.tenant_id)
             version = load_definition(rows[0]).package_version if rows else ""
             if len(self._versions) >= _MAX_VERSIONS:
                 self._versions.clear()

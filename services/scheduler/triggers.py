@@ -49,7 +49,7 @@ class TriggerHandlers:
     async def get(self, request: Any) -> scheduler_pb2.GetTriggerResponse:
         """One, with its last firings."""
         row = self._schedules.find(request.tenant_id, request.name)
-        records = await self._store.list_firings(row.schedule_id, limit=_RECENT)
+        records = await self._store.list_firings(row.tenant_id, row.schedule_id, limit=_RECENT)
         return scheduler_pb2.GetTriggerResponse(trigger=_trigger(row), firings=[_firing(each) for each in records])
 
     async def set_paused(self, request: Any, paused: bool) -> scheduler_pb2.Trigger:

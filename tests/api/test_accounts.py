@@ -160,8 +160,10 @@ async def test_a_login_forgets_the_failures_before_it(start_stand: StartStand) -
 
 async def test_an_account_belongs_to_its_tenant(stand: Stand) -> None:
     await _account(stand)
-    for tenant in (None, "other", "nowhere", "No Such", "\x00"):
+    for tenant in ("other", "nowhere", "No Such", "\x00"):
         (await _login(stand, tenant=tenant)).refused(401, "unauthorized", "wrong username or password")
+    for tenant in (None, ""):
+        (await _login(stand, tenant=tenant)).refused(401, "tenant_required")
 
 
 async def test_accounts_of_other_tenants_are_not_there(stand: Stand) -> None:

@@ -157,7 +157,7 @@ async def test_no_firing_is_doubled_over_a_restart_of_the_server(
     finally:
         await schedules.stop()
         await bench.engine.stop()
-    records = [record.firing for record in await store.list_firings(row.schedule_id, limit=100)]
+    records = [record.firing for record in await store.list_firings(row.tenant_id, row.schedule_id, limit=100)]
     instants = [firing.scheduled_at for firing in records]
     assert len(instants) == len(set(instants)) >= 4
     _, total = await bench.store.list_executions("acme")

@@ -147,5 +147,5 @@ async def test_what_says_which_attempt_it_is(database: OpenDatabase) -> None:
         EventRow("e1", 4, "task_retry_scheduled", "a", 4, None),
     ]
     await ExecutionStore(opened).commit(Batch(events=events))
-    found = await store.attempts_ended("e1", 3)
+    found = await store.attempts_ended("acme", "e1", 3)
     assert [(each.task_name, each.event_type) for each in found] == [("a", "task_retry_scheduled"), ("a", "task_reset")]

@@ -185,7 +185,7 @@ async def test_since_when_an_execution_waits_is_when_that_happened_last(store: E
     await store.commit(begun(1))
     await store.commit(begun(2))
     await store.commit(Batch(events=[*events, EventRow("e2", 10, "workflow_paused", None, 999, None)]))
-    assert await store.latest_waits("e1") == {
+    assert await store.latest_waits("acme", "e1") == {
         ("workflow_paused", ""): 113,
         ("task_deferred", "t0"): 115,
         ("task_deferred", "t1"): 114,

@@ -16,7 +16,7 @@ from cloacina.errors import Conflict
 from cloacina.store.database import Database, Statement
 from cloacina.store.executions import Batch, ExecutionStore
 from cloacina.store.retention import RetentionStore
-from cloacina.store.schedules import FiringRow, ScheduleStore
+from cloacina.store.schedules import FiringRow, ScheduleRow, ScheduleStore
 from tests.store.conftest import OpenDatabase
 from tests.store.stored_rows import DEFINITION, event, execution, task
 
@@ -93,8 +93,8 @@ async def test_what_ended_long_ago_goes_with_all_its_rows_and_the_rest_stays(his
     assert await history.left() == [live, *young]
     for execution_id in old:
         assert await history.store.task_claim(execution_id, "t0") is None
-        assert await history.store.latest_waits(execution_id) == {}  # which reads the events themselves
-    assert await history.store.latest_waits(live) != {}
+        assert await history.store.latest_waits("acme", execution_id) == {}  # which reads the events themselves
+    assert await history.store.latest_waits("acme", live) != {}
     assert [await history.events(execution_id) for execution_id in (live, *young)] == [2, 2, 2]
     assert (history.deleted("executions"), history.deleted("events")) == (3, 6)
     assert [row.execution.execution_id for row in await history.store.load_live()] == [live]
@@ -137,11 +137,14 @@ async def test_firings_go_with_their_execution_and_idle_ones_by_age(history: His
         outcome = "fired" if execution_id else "skipped"
         return FiringRow(f"k{number}", f"f{number}", "s1", "flow", execution_id, outcome, None, None, at, at)
 
-    await history.store.commit(
-        Batch(firings=[firing(1, old, 40), firing(2, young, 1), firing(3, None, 40), firing(4, None, 1)])
-    )
+    schedule = ScheduleRow(
+        "s1", "acme", "hourly", "cron", '["flow"]', "", "", "", "0 * * * *", "UTC", None,
+        False, "skip", 1, None, None, None, None, None, None, None, NOW, NOW,
+    )  # fmt: skip
+    firings = [firing(1, old, 40), firing(2, young, 1), firing(3, None, 40), firing(4, None, 1)]
+    await history.store.commit(Batch(schedules=[schedule], firings=firings))
     await history.retention(RetentionRules(per_tenant=0)).run()
-    left = await history.schedules.list_firings("s1", limit=10)
+    left = await history.schedules.list_firings("acme", "s1", limit=10)
     assert {record.firing.firing_key for record in left} == {"k2", "k4"}
 
 

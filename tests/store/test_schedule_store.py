@@ -92,7 +92,7 @@ async def test_a_change_of_what_has_changed_meanwhile_changes_nothing(stores: St
             await stores.executions.commit(batch)
     assert await stores.schedules.load() == [row]
     assert await stores.executions.get_execution("acme", "e1") is None
-    assert await stores.schedules.list_firings("s1", limit=10) == []
+    assert await stores.schedules.list_firings("acme", "s1", limit=10) == []
     await stores.executions.commit(Batch(schedule_changes=[ScheduleChange(row._replace(next_run_at=2_000), stored)]))
 
 
@@ -127,8 +127,8 @@ async def test_firings_are_listed_with_the_end_of_their_execution(stores: Stores
     assert await stores.schedules.load_live_firings() == [LiveFiring("s1", "e1", "hash")]
     await stores.executions.commit(Batch(execution_changes=[execution_change("e1", finished_at=9)]))
     assert await stores.schedules.load_live_firings() == []
-    assert await stores.schedules.list_firings("s1", limit=10) == [(failed, None), (firing(), 9)]
-    assert await stores.schedules.list_firings("s1", limit=1, offset=1) == [(firing(), 9)]
+    assert await stores.schedules.list_firings("acme", "s1", limit=10) == [(failed, None), (firing(), 9)]
+    assert await stores.schedules.list_firings("acme", "s1", limit=1, offset=1) == [(firing(), 9)]
     assert await stores.schedules.count_firings("cron", 0) == (2, 1)
     assert await stores.schedules.count_firings("cron", 2_000) == (1, 0)
     assert await stores.schedules.count_firings("trigger", 0) == (0, 0)
@@ -141,5 +141,5 @@ async def test_a_schedule_that_goes_takes_its_firings_along_and_leaves_its_execu
     await stores.executions.commit(batch)
     await stores.executions.commit(Batch(schedules_gone=["s1"]))
     assert await stores.schedules.load() == []
-    assert await stores.schedules.list_firings("s1", limit=10) == []
+    assert await stores.schedules.list_firings("acme", "s1", limit=10) == []
     assert await stores.executions.get_execution("acme", "e1") is not None

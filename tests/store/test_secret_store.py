@@ -78,9 +78,7 @@ async def test_what_a_deleted_package_declared_is_still_known(database) -> None:
     registry = RegistryStore(await database("registry"))
     await registry.add_package(package(1, contents='{"secrets":["a"]}'), [b"x"])
     await registry.mark_deleted("p1", 500)
-    assert await registry.package_contents("p1") == (
-        package(1).tenant_id,
-        package(1).workflow_name,
-        '{"secrets":["a"]}',
-    )
-    assert await registry.package_contents("absent") is None
+    found = await registry.package_contents(package(1).tenant_id, "p1")
+    assert found == (package(1).workflow_name, '{"secrets":["a"]}')
+    assert await registry.package_contents("other", "p1") is None
+    assert await registry.package_contents(package(1).tenant_id, "absent") is None

@@ -19,7 +19,12 @@ from services.api.throttle import client_address
 async def _login(call: Call) -> web.Response:
     people, settings = call.gateway.people, call.gateway.settings
     body = await read_model(call.http, LocalLoginRequest, timeout_s=settings.api_body_timeout_s)
-    tenant_id, password = body.tenant or "", body.password.get_secret_value()
+    if not body.tenant:
+        raise Unauthorized(
+            "accounts belong to a tenant: name it in 'tenant'. Who works on all tenants has a god-mode key",
+            code="tenant_required",
+        )
+    tenant_id, password = body.tenant, body.password.get_secret_value()
     if TENANT_NAME.match(tenant_id):
         call.bind(tenant_id=tenant_id)
     address = client_address(
@@ -105,6 +110,8 @@ ROUTES = (
         operation="logout",
         tag="auth",
         summary="End the session",
+        description="With an API key nothing ends, and the status is key_kept: keys are revoked by DELETE "
+        "/v1/auth/keys/{key_id}. The original revokes whatever key it is called with, an operator's too.",
         answers={200: LogoutResponse},
     ),
 )

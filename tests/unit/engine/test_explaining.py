@@ -19,7 +19,7 @@ ONCE = RetryPolicy(max_attempts=1)
 
 
 async def told(bench: Bench, execution_id: str, tenant_id: str = "acme") -> Explanation:
-    waits = await bench.store.latest_waits(execution_id)
+    waits = await bench.store.latest_waits("acme", execution_id)
     explanation = await bench.engine.explain(tenant_id, execution_id, waits)
     explanation = explanation or await bench.engine.explain_ended(tenant_id, execution_id)
     assert explanation is not None

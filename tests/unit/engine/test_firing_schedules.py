@@ -167,7 +167,7 @@ async def test_a_firing_its_execution_and_the_next_instant_are_one_transaction(
         "schedule_timezone": "UTC",
         "schedule_expression": "* * * * * *",
     }
-    (record,) = await ScheduleStore(database).list_firings(row.schedule_id, limit=10)
+    (record,) = await ScheduleStore(database).list_firings(row.tenant_id, row.schedule_id, limit=10)
     assert (record.firing.execution_id, record.firing.scheduled_at) == (fired.execution_id, _START + _SECOND)
     assert stand.fires("cron", "fired") == 1
     assert stand.bench.metric("cloacina_schedule_lag_seconds_count") == 1
@@ -284,7 +284,7 @@ async def test_a_workflow_that_is_gone_is_a_visible_failure_and_the_schedule_goe
     assert any(
         record.levelno == logging.WARNING and "could not start" in record.getMessage() for record in caplog.records
     )
-    (record,) = await ScheduleStore(stand.bench.database).list_firings(row.schedule_id, limit=10)
+    (record,) = await ScheduleStore(stand.bench.database).list_firings(row.tenant_id, row.schedule_id, limit=10)
     assert (record.firing.execution_id, record.firing.outcome) == (None, "failed")
     known.definitions["flow"] = gone
     stand.set_clock(_START + 2 * _SECOND)
@@ -412,7 +412,7 @@ async def test_a_trigger_that_fires_starts_its_workflow(stand: Stand) -> None:
         "trigger_name": "inbox",
         "triggered_at": "2026-09-21T14:13:20+00:00",
     }
-    (record,) = await ScheduleStore(stand.bench.database).list_firings(row.schedule_id, limit=1)
+    (record,) = await ScheduleStore(stand.bench.database).list_firings(row.tenant_id, row.schedule_id, limit=1)
     assert record.firing.context_hash is not None
     assert stand.fires("trigger", "fired") == 1
 

@@ -26,7 +26,7 @@ SELECT data FROM artifacts WHERE digest = ? AND part = ?;
 
 -- name: package_contents
 -- What a package declares, also after it was deleted: executions that run keep theirs.
-SELECT tenant_id, workflow_name, contents FROM packages WHERE package_id = ?;
+SELECT workflow_name, contents FROM packages WHERE package_id = ? AND tenant_id = ?;
 
 -- name: insert_secret
 INSERT INTO secrets (secret_id, tenant_id, name, field_names, ciphertext, data_key, kek_id, version, created_at,

@@ -279,8 +279,9 @@ WHERE e.finished_at IS NULL;
 -- Newest first, with the end of the execution.
 SELECT f.firing_key, f.firing_id, f.schedule_id, f.workflow_name, f.execution_id, f.outcome, f.error, f.context_hash,
     f.scheduled_at, f.fired_at, e.finished_at
-FROM schedule_firings f LEFT JOIN executions e ON e.execution_id = f.execution_id
-WHERE f.schedule_id = ? ORDER BY f.fired_at DESC, f.firing_key DESC LIMIT ? OFFSET ?;
+FROM schedules s JOIN schedule_firings f ON f.schedule_id = s.schedule_id
+    LEFT JOIN executions e ON e.execution_id = f.execution_id
+WHERE s.schedule_id = ? AND s.tenant_id = ? ORDER BY f.fired_at DESC, f.firing_key DESC LIMIT ? OFFSET ?;
 
 -- name: count_firings
 -- All firings of schedules of a kind since a time, and those that started an execution.
@@ -331,10 +332,11 @@ WHERE request_id = ? AND (? = '' OR tenant_id = ?) ORDER BY created_at, executio
 -- name: latest_waits
 -- When an execution was paused, or began to be cancelled, or a task of it gave its slot back, failed for a while, or was
 -- set back to be run again, last.
-SELECT event_type, coalesce(task_name, ''), max(at) FROM events
-WHERE execution_id = ?
-AND event_type IN ('workflow_paused', 'workflow_cancelling', 'task_deferred', 'task_retry_scheduled', 'task_reset')
-GROUP BY event_type, task_name;
+SELECT v.event_type, coalesce(v.task_name, ''), max(v.at)
+FROM executions e JOIN events v ON v.execution_id = e.execution_id
+WHERE e.execution_id = ? AND e.tenant_id = ?
+AND v.event_type IN ('workflow_paused', 'workflow_cancelling', 'task_deferred', 'task_retry_scheduled', 'task_reset')
+GROUP BY v.event_type, v.task_name;
 
 -- name: expired_executions
 -- Those that ended before a time, with how many events and tasks each has, and bytes of log lines; ids are ordered by
@@ -483,8 +485,9 @@ WHERE e.execution_id = ? AND e.tenant_id = ? AND l.chunk >= ? ORDER BY l.chunk L
 
 -- name: attempts_ended
 -- The events up to a number by which a task's next attempt begins, or its first one again.
-SELECT task_name, event_type, data FROM events
-WHERE execution_id = ? AND sequence <= ? AND event_type IN ('task_retry_scheduled', 'task_reset') ORDER BY sequence;
+SELECT v.task_name, v.event_type, v.data FROM executions e JOIN events v ON v.execution_id = e.execution_id
+WHERE e.execution_id = ? AND e.tenant_id = ? AND v.sequence <= ?
+    AND v.event_type IN ('task_retry_scheduled', 'task_reset') ORDER BY v.sequence;
 
 -- name: delete_logs
 DELETE FROM execution_logs WHERE execution_id = ?;
