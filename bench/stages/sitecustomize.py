@@ -18,7 +18,7 @@ from pathlib import Path
 _POINTS = {
     "services.api": [
         ("services.api.middleware", "Edge.__call__", "api: request read", "api: answer made"),
-        ("cloacina.rpc.client", "RpcClient.call", "api: call sent", "api: call answered"),
+        ("cloacina.rpc.batched", "BatchedExecutes.call", "api: call sent", "api: call answered"),
     ],
     "services.scheduler": [
         ("services.scheduler.service", "Handlers.Execute", "scheduler: call received", None),

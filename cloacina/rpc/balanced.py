@@ -16,6 +16,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloacina.errors import Unavailable
+from cloacina.rpc.batched import EXECUTE, BatchedExecutes
 from cloacina.rpc.client import RpcClient
 from cloacina.rpc.errors import Unreachable
 from cloacina.rpc.places import Place, Places
@@ -84,6 +85,7 @@ class _Member:
         self.place = place
         self.client = client
         self.suspect = False
+        self._executes = BatchedExecutes(client)
         self._methods: dict[str, Any] = {}
         self._probing: asyncio.Task[None] | None = None
 
@@ -98,6 +100,12 @@ class _Member:
         if found is None:
             found = self._methods[method.path] = method.on(self.client.channel)
         return found
+
+    async def call(self, method: Method, request: Any, deadline_s: float) -> Any:
+        """A call with one answer; those of Execute share a stream."""
+        if method.path == EXECUTE:
+            return await self._executes.call(request, deadline_s=deadline_s)
+        return await self.client.call(self.method(method), request, deadline_s=deadline_s)
 
     def doubt(self) -> None:
         """It drains, hangs or is gone: it is asked how it is, until it says that it serves."""
@@ -125,6 +133,7 @@ class _Member:
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.gather(self._probing, return_exceptions=True)
+        await self._executes.close()
         await self.client.close()
 
 
@@ -183,7 +192,7 @@ class BalancedClient:
             try:
                 if repeatable and len(self._members) > 1:
                     return await self._watch(member, method, request, remaining)
-                return await member.client.call(member.method(method), request, deadline_s=remaining)
+                return await member.call(method, request, remaining)
             except Unavailable as error:
                 nothing_happened = error.code in NOTHING_HAPPENED
                 if nothing_happened or isinstance(error, Unreachable):
@@ -205,7 +214,7 @@ class BalancedClient:
     async def _watch(self, member: _Member, method: Method, request: Any, remaining: float) -> Any:
         """A call whose process is asked how it is when the answer takes long: one that is slow is waited for, one that
         hangs leaves another the time to answer."""
-        calling = asyncio.ensure_future(member.client.call(member.method(method), request, deadline_s=remaining))
+        calling = asyncio.ensure_future(member.call(method, request, remaining))
         try:
             done, _ = await asyncio.wait((calling,), timeout=remaining * _LONG_PART)
             if not done and not await member.serves() and not calling.done():

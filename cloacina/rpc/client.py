@@ -20,10 +20,11 @@ LONG_LIVED = frozenset(
         "/cloacina.v1.DispatchService/Work",
         "/cloacina.v1.ReconcilerService/WatchWorkflows",
         "/cloacina.v1.SchedulerService/FollowEvents",
+        "/cloacina.v1.SchedulerService/ExecuteMany",
     )
 )
 """Streams that live as long as their processes, or as someone looks: a span around one would say nothing, so none is
-made."""
+made. The calls that `ExecuteMany` carries have spans of their own (`cloacina.rpc.batched`)."""
 _UNTRACED = LONG_LIVED | {"/cloacina.v1.SchedulerService/KeepLogLines"}
 """Nor is one around the lines of many executions, which come several times a second."""
 
@@ -56,7 +57,7 @@ class RpcClient:
         host: str = "",
     ) -> None:
         self.service = service
-        self._metrics = metrics
+        self.metrics = metrics
         self._authorization = (("authorization", f"Bearer {token}"),) if token else ()
         self._deadline_s = deadline_s
         self._counting: set[asyncio.Future[None]] = set()
@@ -116,8 +117,8 @@ class RpcClient:
         finally:
             if watching is not None:
                 watching.cancel()
-            if self._metrics is not None:
-                self._metrics.observe(_path(method), code, "client", time.perf_counter() - began)
+            if self.metrics is not None:
+                self.metrics.observe(_path(method), code, "client", time.perf_counter() - began)
 
     def stream(
         self,
@@ -137,14 +138,14 @@ class RpcClient:
         """
         began = time.perf_counter()
         call = method(request, metadata=(*self.metadata(), *metadata), timeout=deadline_s)
-        if self._metrics is not None:
+        if self.metrics is not None:
             call.add_done_callback(lambda done: self._count_stream(method, done, began))
         return call
 
     def _count_stream(self, method: Any, call: Any, began: float) -> None:
         async def count() -> None:
-            assert self._metrics is not None
-            self._metrics.observe(_path(method), (await call.code()).name, "client", time.perf_counter() - began)
+            assert self.metrics is not None
+            self.metrics.observe(_path(method), (await call.code()).name, "client", time.perf_counter() - began)
 
         task = asyncio.ensure_future(count())
         self._counting.add(task)

@@ -78,4 +78,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> CloacinaError:
         if status is grpc.StatusCode.UNAUTHENTICATED:
             return Internal(f"the {service} refuses this service's token: check CLOACINA_RPC_TOKEN on both")
         return Internal(f"the call to the {service} failed: {status.name}")
-    return _ERROR.get(status, Internal)(details, code=code)
+    return error_of(status, details, code)
+
+
+def error_of(status: grpc.StatusCode, message: str, code: str) -> CloacinaError:
+    """The error that a service said: the inverse of `to_status`."""
+    return _ERROR.get(status, Internal)(message, code=code)

@@ -231,10 +231,11 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 code = "CANCELLED"
                 raise
             except Exception as error:
-                code, abort = _explain(error, method)
-                _let_go(error)
+                status, message, machine_code = judge(error, method)
+                code = status.name
+                let_go(error)
                 request = None
-                await context.abort(*abort)
+                await context.abort(status, message, ((CODE_METADATA, machine_code),))
             finally:
                 self._running -= 1
                 self._metrics.observe(method, code, "server", time.perf_counter() - began)
@@ -255,10 +256,11 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 code = "CANCELLED"
                 raise
             except Exception as error:
-                code, abort = _explain(error, method)
-                _let_go(error)
+                status, message, machine_code = judge(error, method)
+                code = status.name
+                let_go(error)
                 request = None
-                await context.abort(*abort)
+                await context.abort(status, message, ((CODE_METADATA, machine_code),))
             finally:
                 self._metrics.observe(method, code, "server", time.perf_counter() - began)
 
@@ -273,15 +275,19 @@ _MAKE = {
 }
 
 
-def _explain(error: Exception, method: str) -> tuple[str, tuple[Any, ...]]:
-    """The status' name, for metrics, and what to abort the call with."""
-    status, message, code = to_status(error)
+def judge(error: Exception, method: str) -> tuple[grpc.StatusCode, str, str]:
+    """The status, message and machine code that a call ends with. What is not ours is logged: it is a defect.
+
+    Args:
+        error: what its handler raised.
+        method: full name of the method.
+    """
     if not isinstance(error, CloacinaError):
         log.error("a call failed unexpectedly", exc_info=error, extra={"rpc_method": method})
-    return status.name, (status, message, ((CODE_METADATA, code),))
+    return to_status(error)
 
 
-def _let_go(error: BaseException | None) -> None:
+def let_go(error: BaseException | None) -> None:
     """Drops the frames of an error and of those behind it: they hold the request for as long as grpc keeps the error,
     and in cycles for longer."""
     seen: set[int] = set()

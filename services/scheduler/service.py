@@ -22,6 +22,7 @@ from cloacina.engine.retention_metrics import RetentionMetrics
 from cloacina.engine.schedule_metrics import ScheduleMetrics
 from cloacina.engine.schedules import Schedules
 from cloacina.errors import Conflict, InvalidRequest, NotFound
+from cloacina.rpc.batched_server import BatchedExecutesServer
 from cloacina.rpc.v1 import (
     common_pb2,
     instances_pb2,
@@ -89,6 +90,7 @@ class Scheduler:
         self._definitions: Definitions | None = None
         self._schedules: Schedules | None = None
         self._forwarder: Forwarder | None = None
+        self._executes: BatchedExecutesServer | None = None
         self._instances: Instances | None = None
         self._mirrored: MirroredSchedules | None = None
         self._retention: Retention | None = None
@@ -163,30 +165,34 @@ class Scheduler:
         routes = Routes(self._engine, store.owners, self._schedules, self._definitions)
         forwards = ForwardMetrics(runtime.registry)
         self._forwarder = Forwarder(lambda target: runtime.connect(target, "scheduler"), forwards)
+        self._executes = BatchedExecutesServer(runtime.rpc_metrics)
+        routed = Routed(
+            Handlers(
+                runtime,
+                store,
+                self._engine,
+                self._definitions,
+                triggers=TriggerHandlers(self._schedules, schedule_store, self._definitions),
+                instances=instances,
+                retention=self._retention,
+                log_lines=log_lines,
+                following=Following(store, self._engine, _event, routes.find_owner, self._forwarder.follow),
+                executes=self._executes,
+            ),
+            scheduler_pb2_grpc.SchedulerServiceStub,
+            {
+                "Execute": routes.to_starter,
+                **dict.fromkeys(_OWNERS_CALLS, routes.to_owner),
+                "RetryExecution": routes.to_last_owner,
+                **dict.fromkeys(_KEEPERS_CALLS, routes.to_keeper),
+            },
+            self._forwarder,
+            self._engine.ownership.look,
+        )
+        self._executes.handle_with(routed.Execute)
         runtime.server.add(
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server,
-            Routed(
-                Handlers(
-                    runtime,
-                    store,
-                    self._engine,
-                    self._definitions,
-                    triggers=TriggerHandlers(self._schedules, schedule_store, self._definitions),
-                    instances=instances,
-                    retention=self._retention,
-                    log_lines=log_lines,
-                    following=Following(store, self._engine, _event, routes.find_owner, self._forwarder.follow),
-                ),
-                scheduler_pb2_grpc.SchedulerServiceStub,
-                {
-                    "Execute": routes.to_starter,
-                    **dict.fromkeys(_OWNERS_CALLS, routes.to_owner),
-                    "RetryExecution": routes.to_last_owner,
-                    **dict.fromkeys(_KEEPERS_CALLS, routes.to_keeper),
-                },
-                self._forwarder,
-                self._engine.ownership.look,
-            ),
+            routed,
             services["SchedulerService"].full_name,
         )
         runtime.server.add(
@@ -231,6 +237,8 @@ class Scheduler:
         if self._engine is not None:
             others = self._engine.ownership.others
             await self._engine.stop()
+            if self._executes is not None:
+                self._executes.close()
             if self._forwarder is not None:
                 await self._forwarder.hint(others)
 
@@ -268,10 +276,12 @@ class Handlers(scheduler_pb2_grpc.SchedulerServiceServicer):
         retention: Retention,
         log_lines: LogLines,
         following: Following,
+        executes: BatchedExecutesServer,
     ) -> None:
         self._retention = retention
         self._log_lines = log_lines
         self._following = following
+        self._executes = executes
         self._triggers = triggers
         self._instances = instances
         self._runtime = runtime
@@ -313,6 +323,10 @@ class Handlers(scheduler_pb2_grpc.SchedulerServiceServicer):
                 if begun_before is not None:
                     span.link(begun_before.traceparent)
             return scheduler_pb2.ExecuteResponse(execution_id=execution_id, created=created)
+
+    async def ExecuteMany(self, request_iterator: Any, context: Any) -> AsyncIterator[scheduler_pb2.ExecuteAnswers]:
+        async for answers in self._executes.serve(request_iterator):
+            yield answers
 
     async def _begun_before(self, request: Any) -> str | None:
         """The execution that an idempotency key names, or the id that the caller chose: a pause does not change the

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from cloacina.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from cloacina.rpc.batched_server import BatchedExecutesServer
 from cloacina.rpc.refusals import until_stopped
 from cloacina.rpc.v1 import (
     common_pb2,
@@ -117,11 +118,17 @@ class SchedulerStandIn(StandIn, scheduler_pb2_grpc.SchedulerServiceServicer):
         self.breaks = 0
 
     async def start(self) -> None:
+        self.executes = BatchedExecutesServer(self.runtime.rpc_metrics)
+        self.executes.handle_with(self.Execute)
         self.instances = InstancesStandIn(self)
         full_name = instances_pb2.DESCRIPTOR.services_by_name["InstanceService"].full_name
         self.runtime.server.add(instances_pb2_grpc.add_InstanceServiceServicer_to_server, self.instances, full_name)
         name = scheduler_pb2.DESCRIPTOR.services_by_name["SchedulerService"].full_name
         await self.serve(scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server, name)
+
+    async def ExecuteMany(self, request_iterator: Any, context: Any) -> AsyncIterator[scheduler_pb2.ExecuteAnswers]:
+        async for answers in self.executes.serve(request_iterator):
+            yield answers
 
     async def Execute(self, request: Any, context: Any) -> scheduler_pb2.ExecuteResponse:
         await self.arrived(request, context, "Execute")

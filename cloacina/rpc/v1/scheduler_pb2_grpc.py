@@ -41,6 +41,11 @@ class SchedulerServiceStub:
                 request_serializer=cloacina_dot_v1_dot_scheduler__pb2.ExecuteRequest.SerializeToString,
                 response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ExecuteResponse.FromString,
                 _registered_method=True)
+        self.ExecuteMany = channel.stream_stream(
+                '/cloacina.v1.SchedulerService/ExecuteMany',
+                request_serializer=cloacina_dot_v1_dot_scheduler__pb2.ExecuteCalls.SerializeToString,
+                response_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ExecuteAnswers.FromString,
+                _registered_method=True)
         self.GetExecution = channel.unary_unary(
                 '/cloacina.v1.SchedulerService/GetExecution',
                 request_serializer=cloacina_dot_v1_dot_scheduler__pb2.GetExecutionRequest.SerializeToString,
@@ -166,6 +171,16 @@ class SchedulerServiceServicer:
         """Starts an execution of a workflow. Answers after the commit that holds it.
         NOT_FOUND: no such workflow for the tenant. INVALID_ARGUMENT: the context is not a JSON object, or does not fit the
         declared params. UNAVAILABLE: the store or the registry cannot be reached, or too much is in flight.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExecuteMany(self, request_iterator, context):
+        """Many calls of Execute over one stream, which a gateway keeps open: each message carries all that came meanwhile, and
+        answers come as they are there, in any order. A call means what it means by itself, with a request id, a span and a
+        deadline of its own. When the stream ends it is not known what became of the calls that were not answered. The
+        scheduler ends it when it drains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -346,6 +361,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ExecuteRequest.FromString,
                     response_serializer=cloacina_dot_v1_dot_scheduler__pb2.ExecuteResponse.SerializeToString,
             ),
+            'ExecuteMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.ExecuteMany,
+                    request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.ExecuteCalls.FromString,
+                    response_serializer=cloacina_dot_v1_dot_scheduler__pb2.ExecuteAnswers.SerializeToString,
+            ),
             'GetExecution': grpc.unary_unary_rpc_method_handler(
                     servicer.GetExecution,
                     request_deserializer=cloacina_dot_v1_dot_scheduler__pb2.GetExecutionRequest.FromString,
@@ -490,6 +510,33 @@ class SchedulerService:
             '/cloacina.v1.SchedulerService/Execute',
             cloacina_dot_v1_dot_scheduler__pb2.ExecuteRequest.SerializeToString,
             cloacina_dot_v1_dot_scheduler__pb2.ExecuteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecuteMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/cloacina.v1.SchedulerService/ExecuteMany',
+            cloacina_dot_v1_dot_scheduler__pb2.ExecuteCalls.SerializeToString,
+            cloacina_dot_v1_dot_scheduler__pb2.ExecuteAnswers.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,12 @@ class SchedulerServiceStub:
     NOT_FOUND: no such workflow for the tenant. INVALID_ARGUMENT: the context is not a JSON object, or does not fit the
     declared params. UNAVAILABLE: the store or the registry cannot be reached, or too much is in flight.
     """
+    ExecuteMany: _grpc.StreamStreamMultiCallable[_scheduler_pb2.ExecuteCalls, _scheduler_pb2.ExecuteAnswers]
+    """Many calls of Execute over one stream, which a gateway keeps open: each message carries all that came meanwhile, and
+    answers come as they are there, in any order. A call means what it means by itself, with a request id, a span and a
+    deadline of its own. When the stream ends it is not known what became of the calls that were not answered. The
+    scheduler ends it when it drains.
+    """
     GetExecution: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetExecutionRequest, _scheduler_pb2.Execution]
     """One execution. NOT_FOUND when the tenant has none by that id."""
     ListExecutions: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ListExecutionsRequest, _scheduler_pb2.ListExecutionsResponse]
@@ -107,6 +113,12 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Starts an execution of a workflow. Answers after the commit that holds it.
     NOT_FOUND: no such workflow for the tenant. INVALID_ARGUMENT: the context is not a JSON object, or does not fit the
     declared params. UNAVAILABLE: the store or the registry cannot be reached, or too much is in flight.
+    """
+    ExecuteMany: _aio.StreamStreamMultiCallable[_scheduler_pb2.ExecuteCalls, _scheduler_pb2.ExecuteAnswers]  # type: ignore[assignment]
+    """Many calls of Execute over one stream, which a gateway keeps open: each message carries all that came meanwhile, and
+    answers come as they are there, in any order. A call means what it means by itself, with a request id, a span and a
+    deadline of its own. When the stream ends it is not known what became of the calls that were not answered. The
+    scheduler ends it when it drains.
     """
     GetExecution: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetExecutionRequest, _scheduler_pb2.Execution]  # type: ignore[assignment]
     """One execution. NOT_FOUND when the tenant has none by that id."""
@@ -179,6 +191,18 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts an execution of a workflow. Answers after the commit that holds it.
         NOT_FOUND: no such workflow for the tenant. INVALID_ARGUMENT: the context is not a JSON object, or does not fit the
         declared params. UNAVAILABLE: the store or the registry cannot be reached, or too much is in flight.
+        """
+
+    @_abc_1.abstractmethod
+    def ExecuteMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_scheduler_pb2.ExecuteCalls],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_scheduler_pb2.ExecuteAnswers], _abc.AsyncIterator[_scheduler_pb2.ExecuteAnswers]]:
+        """Many calls of Execute over one stream, which a gateway keeps open: each message carries all that came meanwhile, and
+        answers come as they are there, in any order. A call means what it means by itself, with a request id, a span and a
+        deadline of its own. When the stream ends it is not known what became of the calls that were not answered. The
+        scheduler ends it when it drains.
         """
 
     @_abc_1.abstractmethod

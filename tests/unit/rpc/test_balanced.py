@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from cloacina.errors import Conflict, Unavailable
 from cloacina.rpc import balanced
 from cloacina.rpc.balanced import BalancedClient
+from cloacina.rpc.batched_server import BatchedExecutesServer
 from cloacina.rpc.client import RpcClient
 from cloacina.rpc.places import Place, Places
 from cloacina.rpc.server import RpcServer
@@ -39,7 +40,10 @@ class Process(scheduler_pb2_grpc.SchedulerServiceServicer):
         self.port = port
 
     async def start(self) -> None:
-        self._server = RpcServer("scheduler", "127.0.0.1", self.port, metrics=RpcMetrics(CollectorRegistry()))
+        metrics = RpcMetrics(CollectorRegistry())
+        self._executes = BatchedExecutesServer(metrics)
+        self._executes.handle_with(self.Execute)
+        self._server = RpcServer("scheduler", "127.0.0.1", self.port, metrics=metrics)
         self._server.add(scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server, self, _NAME)
         self.port = await self._server.start()
         await self._server.set_serving(True)
@@ -61,6 +65,10 @@ class Process(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def Execute(self, request: Any, context: Any) -> scheduler_pb2.ExecuteResponse:
         await self._answer(request)
         return scheduler_pb2.ExecuteResponse(execution_id=request.execution_id)
+
+    async def ExecuteMany(self, request_iterator: Any, context: Any) -> AsyncIterator[scheduler_pb2.ExecuteAnswers]:
+        async for answers in self._executes.serve(request_iterator):
+            yield answers
 
     async def FireTrigger(self, request: Any, context: Any) -> scheduler_pb2.FireTriggerResponse:
         await self._answer(request)
