@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemon.running import RunningDaemon
 from tests.log_schema import FIELDS, faults
-from tests.seed.conftest import Operated, UsersSystem, prepare
+from tests.seed.conftest import ETL, Operated, UsersSystem, prepare
+from tests.system.running import wait_until
 
 pytestmark = pytest.mark.xdist_group("seed")
 
@@ -148,6 +150,22 @@ def test_levels_are_set_by_the_environment_or_verbose(levelled: Operated) -> Non
     if name == "directives":
         assert debug <= {"cloacina", "services"}
     assert not [line for line in lines if line["message"] == "a log directive is ignored"]
+
+
+@pytest.mark.parametrize("shortcut", ["", "-v", "--verbose"])
+def test_the_daemon_logs_twice_too_and_at_debug_level_when_told(tmp_path: Path, shortcut: str) -> None:
+    """cloacina-server (and cloacina-daemon) emit dual logs. Or use the daemon's `--verbose` / `-v` shortcut (sets debug
+    level).
+    """
+    with RunningDaemon(tmp_path / "home", *filter(None, [shortcut])) as daemon:
+        daemon.put("etl", ETL)
+        loaded = daemon.line("package loaded", package="etl")
+        wait_until(lambda: daemon.health() is not None, "its health pulse")
+    lines = list(daemon.lines())
+    assert f"{loaded['timestamp']}  INFO {loaded['target']}: package loaded" in daemon.console.read_text()
+    assert ("DEBUG" in {line["level"] for line in lines}) is bool(shortcut)
+    assert all(faults(line) == [] for line in lines)
+    assert {line["service"] for line in lines} == {"daemon"}
 
 
 def test_the_second_check_of_the_checklist(operated: Operated) -> None:
