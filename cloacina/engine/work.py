@@ -14,12 +14,15 @@ from cloacina.domain.execution import (
     Event,
     TaskAbandoned,
     TaskClaimed,
+    TaskCompleted,
     TaskCreated,
     TaskExpanded,
     TaskFailed,
+    TaskMarkedReady,
     TaskReset,
     TaskRetryScheduled,
     TaskSkipped,
+    TaskStarted,
     TaskState,
     TaskStatus,
     WorkflowCancelled,
@@ -27,27 +30,54 @@ from cloacina.domain.execution import (
     WorkflowFailed,
     WorkflowReopened,
 )
+from cloacina.domain.graph import instance_name
 from cloacina.engine.model import Assignment, Live, Session
 from cloacina.store.executions import (
     Batch,
+    ClaimedRow,
+    CompletedRow,
     DefinitionRow,
     EventRow,
+    ExecutionAdvance,
     ExecutionChange,
     ExecutionRow,
     ExecutorRow,
+    NewTask,
     TaskChange,
     TaskRow,
 )
 from cloacina.store.owners import Owner
 from cloacina.store.schedules import FiringRow, ScheduleChange, ScheduleRow
 
+_CREATED, _READY, _CLAIMED, _STARTED, _COMPLETED, _OTHER = (1 << bit for bit in range(6))
+_KINDS: dict[type[object], int] = {
+    TaskCreated: _CREATED,
+    TaskMarkedReady: _READY,
+    TaskClaimed: _CLAIMED,
+    TaskStarted: _STARTED,
+    TaskCompleted: _COMPLETED,
+}
+"""What can happen to a task in one group, as bits: together they say which columns change."""
+_WAITS = frozenset({_CREATED})
+_IS_CLAIMED = frozenset({_CLAIMED, _READY | _CLAIMED})
+_HAS_COMPLETED = frozenset({_COMPLETED, _STARTED | _COMPLETED})
+
 
 @dataclass(slots=True)
 class _Touched:
+    """An execution that a group creates or changes.
+
+    Args:
+        live: the execution.
+        created: whether it is new.
+        itself: whether more than tasks of it changed.
+        tasks: what happened to its tasks, see `_KINDS`.
+    """
+
     live: Live
     created: bool
-    tasks: set[str] = field(default_factory=set)
-    new_tasks: set[str] = field(default_factory=set)
+    itself: bool = False
+    tasks: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -106,10 +136,13 @@ class GroupWork:
         if touched is None:
             touched = self._touched[live.execution_id] = _Touched(live, created=False)
         task: str | None = getattr(event, "task", None)
-        if task is not None:
-            touched.tasks.add(task)
-            if isinstance(event, TaskCreated) and task not in live.definition.spec.tasks:
-                touched.new_tasks.add(task)
+        if task is None:
+            touched.itself = True
+        else:
+            touched.tasks[task] = touched.tasks.get(task, 0) | _KINDS.get(type(event), _OTHER)
+            if isinstance(event, TaskExpanded):
+                for index in range(event.size):  # those that ran before begin anew
+                    touched.tasks[instance_name(task, index)] = _OTHER
         self.history.append((live, event))
         self.events.append(
             EventRow(
@@ -147,18 +180,35 @@ class GroupWork:
             elif schedule.stored is not None:
                 batch.schedules_gone.append(schedule_id)
         for touched in self._touched.values():
-            live = touched.live
-            if touched.created:
-                batch.executions.append(_execution_row(live, self.owner))
-                batch.tasks.extend(_task_row(live, name, task, self.now) for name, task in live.state.tasks.items())
-            else:
-                batch.execution_changes.append(_execution_change(live))
-                changed = touched.tasks - touched.new_tasks
-                batch.task_changes.extend(_task_change(live, name, self.now) for name in changed)
-                batch.tasks.extend(
-                    _task_row(live, name, live.state.tasks[name], self.now) for name in touched.new_tasks
-                )
+            self._add_rows(batch, touched)
         return batch
+
+    def _add_rows(self, batch: Batch, touched: _Touched) -> None:
+        live, now = touched.live, self.now
+        if touched.created:
+            batch.executions.append(_execution_row(live, self.owner))
+            for name in live.state.tasks:
+                self._add_new_task(batch, live, name, touched.tasks.get(name, _OTHER))
+            return
+        if touched.itself:
+            batch.execution_changes.append(_execution_change(live))
+        else:
+            batch.advances.append(ExecutionAdvance(live.state.sequence, live.execution_id))
+        for name, kinds in touched.tasks.items():
+            if kinds in _HAS_COMPLETED:
+                batch.completions.append(_task_completed(live, name, now))
+            elif kinds in _IS_CLAIMED:
+                batch.claims.append(_task_claimed(live, name, now))
+            elif kinds & _CREATED and name not in live.definition.spec.tasks:
+                self._add_new_task(batch, live, name, kinds)
+            else:
+                batch.task_changes.append(_task_change(live, name, now))
+
+    def _add_new_task(self, batch: Batch, live: Live, name: str, kinds: int) -> None:
+        if kinds in _WAITS:
+            batch.new_tasks.append(_new_task(live, name, self.now))
+        else:
+            batch.tasks.append(_task_row(live, name, live.state.tasks[name], self.now))
 
 
 def _event_data(event: Event) -> str | None:
@@ -236,6 +286,22 @@ def _execution_change(live: Live) -> ExecutionChange:
         cancelling=state.cancelling,
         sequence=state.sequence,
     )
+
+
+def _new_task(live: Live, name: str, now: int) -> NewTask:
+    definition = live.definition
+    max_attempts = definition.spec.task_of(name).retry.max_attempts
+    return NewTask(live.execution_id, definition.index_of(name), name, max_attempts, live.created_at, now)
+
+
+def _task_claimed(live: Live, name: str, now: int) -> ClaimedRow:
+    task, index = live.state.tasks[name], live.definition.index_of(name)
+    return ClaimedRow(task.claim_id, task.executor_id, task.ready_at, task.claimed_at, now, live.execution_id, index)
+
+
+def _task_completed(live: Live, name: str, now: int) -> CompletedRow:
+    task, index = live.state.tasks[name], live.definition.index_of(name)
+    return CompletedRow(task.output, task.started_at, task.finished_at, now, live.execution_id, index)
 
 
 def _task_row(live: Live, name: str, task: TaskState, now: int) -> TaskRow:

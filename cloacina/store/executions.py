@@ -88,6 +88,13 @@ class ExecutionChange(NamedTuple):
     execution_id: str
 
 
+class ExecutionAdvance(NamedTuple):
+    """Only tasks of an execution have changed. The fields are in the order of the query ``advance_execution``."""
+
+    sequence: int
+    execution_id: str
+
+
 class TaskRow(NamedTuple):
     """One task of an execution; `task_index` is its position in topological order."""
 
@@ -139,6 +146,40 @@ class TaskChange(NamedTuple):
     task_index: int
 
 
+class NewTask(NamedTuple):
+    """A task that waits for its dependencies since its creation: what of its `TaskRow` is its own."""
+
+    execution_id: str
+    task_index: int
+    task_name: str
+    max_attempts: int
+    created_at: int
+    updated_at: int
+
+
+class ClaimedRow(NamedTuple):
+    """A task was given to an executor. The fields are in the order of the query ``claim_task``."""
+
+    claim_id: int
+    executor_id: str
+    ready_at: int | None
+    claimed_at: int | None
+    updated_at: int
+    execution_id: str
+    task_index: int
+
+
+class CompletedRow(NamedTuple):
+    """A task that ran has succeeded. The fields are in the order of the query ``complete_task``."""
+
+    output: bytes | None
+    started_at: int | None
+    finished_at: int | None
+    updated_at: int
+    execution_id: str
+    task_index: int
+
+
 class EventRow(NamedTuple):
     """One event; `sequence` counts from 1 within its execution, `data` is JSON."""
 
@@ -178,7 +219,8 @@ class TaskClaim(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """Everything one group commit writes.
+    """Everything one group commit writes. A row is in one of the lists only: the most frequent changes have lists of
+    their own, which name few columns.
 
     Args:
         owner: whose commit it is; nothing is written once that is not current any more.
@@ -189,8 +231,12 @@ class Batch:
     definitions: list[DefinitionRow] = field(default_factory=list)
     executions: list[ExecutionRow] = field(default_factory=list)
     execution_changes: list[ExecutionChange] = field(default_factory=list)
+    advances: list[ExecutionAdvance] = field(default_factory=list)
     tasks: list[TaskRow] = field(default_factory=list)
+    new_tasks: list[NewTask] = field(default_factory=list)
     task_changes: list[TaskChange] = field(default_factory=list)
+    claims: list[ClaimedRow] = field(default_factory=list)
+    completions: list[CompletedRow] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
     executors: list[ExecutorRow] = field(default_factory=list)
     executors_gone: list[str] = field(default_factory=list)
@@ -210,8 +256,12 @@ class Batch:
             Statement("insert_execution", self.executions),
             Statement("reopen_execution", [(epoch, each) for each in self.reopened], expect=len(self.reopened)),
             Statement("update_execution", self.execution_changes, expect=len(self.execution_changes)),
+            Statement("advance_execution", self.advances, expect=len(self.advances)),
             Statement("insert_task", self.tasks),
+            Statement("insert_new_task", self.new_tasks),
             Statement("update_task", self.task_changes, expect=len(self.task_changes)),
+            Statement("complete_task", self.completions, expect=len(self.completions)),
+            Statement("claim_task", self.claims, expect=len(self.claims)),
             Statement("insert_event", self.events),
             Statement("upsert_executor", self.executors),
             Statement("delete_executor", [(epoch, executor_id) for executor_id in self.executors_gone]),

@@ -8,10 +8,12 @@ import fcntl
 import logging
 import os
 import queue
+import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +35,42 @@ _PRAGMAS = (
     "PRAGMA journal_size_limit=67108864",  # bytes
     "PRAGMA temp_store=MEMORY",
 )
+
+
+_INSERT = re.compile(r"(INSERT INTO .*\bVALUES\s*)(\([^()]*\))", re.DOTALL)
+_ROWS_AT_ONCE = (32, 4, 1)
+"""Rows that one run of an insert takes: as many of the first as there are, then of the next. At each run the thread lets
+others have the interpreter, and gets it back when they let it: that is to happen a few times a group, not once a row."""
+
+
+class _Inserts:
+    """The inserts of rows as such, with one row of parameters or several at once.
+
+    Args:
+        queries: all queries of a store.
+    """
+
+    def __init__(self, queries: Mapping[str, str]) -> None:
+        self._by_query: dict[str, list[tuple[int, str]]] = {}
+        for name, sql in queries.items():
+            found = _INSERT.fullmatch(sql)
+            if found is not None:
+                head, row = found.groups()
+                self._by_query[name] = [(count, head + ", ".join([row] * count)) for count in _ROWS_AT_ONCE]
+
+    def __contains__(self, query: str) -> bool:
+        return query in self._by_query
+
+    def run(self, connection: sqlite3.Connection, query: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Inserts all rows."""
+        done = 0
+        for count, sql in self._by_query[query]:
+            if len(rows) - done < count:
+                continue
+            until = len(rows) - (len(rows) - done) % count
+            together = [tuple(chain.from_iterable(rows[at : at + count])) for at in range(done, until, count)]
+            connection.executemany(sql, together)
+            done = until
 
 
 class _Worker:
@@ -94,6 +132,7 @@ class SqliteDatabase:
     ) -> None:
         self._path = path
         self._schema = schema
+        self._inserts = _Inserts(schema.queries)
         self._metrics = metrics
         self._exclusive = exclusive
         self._lock: int | None = None
@@ -206,6 +245,9 @@ class SqliteDatabase:
         try:
             for statement in statements:
                 if not statement.rows:
+                    continue
+                if statement.query in self._inserts and statement.expect is None:
+                    self._inserts.run(connection, statement.query, statement.rows)
                     continue
                 cursor = connection.executemany(self._schema.queries[statement.query], statement.rows)
                 if statement.expect is not None and cursor.rowcount != statement.expect:

@@ -19,6 +19,11 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::b
     AS new (status, reason, error, output, started_at, finished_at, cancelling, sequence, execution_id)
 WHERE old.execution_id = new.execution_id;
 
+-- name: advance_execution (rows as arrays)
+UPDATE executions AS old SET sequence = new.sequence
+FROM unnest($1::bigint[], $2::text[]) AS new (sequence, execution_id)
+WHERE old.execution_id = new.execution_id;
+
 -- name: insert_task (rows as arrays)
 INSERT INTO tasks (execution_id, task_index, task_name, max_attempts, status, attempt, claim_id, executor_id,
     lost_claims, deferred, retry_due, output, error, details, reason, created_at, ready_at, claimed_at, started_at,
@@ -38,6 +43,26 @@ FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::text[], $5::integer[], 
     $16::bigint[], $17::integer[], $18::text[], $19::integer[])
     AS new (status, attempt, claim_id, executor_id, lost_claims, deferred, retry_due, output, error, details,
     reason, ready_at, claimed_at, started_at, finished_at, updated_at, instances, execution_id, task_index)
+WHERE old.execution_id = new.execution_id AND old.task_index = new.task_index;
+
+-- name: insert_new_task (rows as arrays)
+INSERT INTO tasks (execution_id, task_index, task_name, max_attempts, created_at, updated_at, status, attempt, claim_id,
+    executor_id, lost_claims, deferred)
+SELECT new.*, 'Pending', 1, 0, '', 0, FALSE
+FROM unnest($1::text[], $2::integer[], $3::text[], $4::integer[], $5::bigint[], $6::bigint[]) AS new;
+
+-- name: claim_task (rows as arrays)
+UPDATE tasks AS old SET status = 'Running', claim_id = new.claim_id, executor_id = new.executor_id,
+    ready_at = new.ready_at, claimed_at = new.claimed_at, started_at = NULL, retry_due = NULL, updated_at = new.updated_at
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::integer[])
+    AS new (claim_id, executor_id, ready_at, claimed_at, updated_at, execution_id, task_index)
+WHERE old.execution_id = new.execution_id AND old.task_index = new.task_index;
+
+-- name: complete_task (rows as arrays)
+UPDATE tasks AS old SET status = 'Completed', output = new.output, started_at = new.started_at,
+    finished_at = new.finished_at, deferred = FALSE, retry_due = NULL, updated_at = new.updated_at
+FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::integer[])
+    AS new (output, started_at, finished_at, updated_at, execution_id, task_index)
 WHERE old.execution_id = new.execution_id AND old.task_index = new.task_index;
 
 -- name: insert_event (rows as arrays)

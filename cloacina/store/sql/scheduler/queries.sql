@@ -23,17 +23,39 @@ UPDATE executions SET status = ?, reason = ?, error = ?, output = ?, started_at 
     sequence = ?
 WHERE execution_id = ?;
 
+-- name: advance_execution
+-- Only its tasks have changed.
+UPDATE executions SET sequence = ? WHERE execution_id = ?;
+
 -- name: insert_task
 INSERT INTO tasks (execution_id, task_index, task_name, max_attempts, status, attempt, claim_id, executor_id,
     lost_claims, deferred, retry_due, output, error, details, reason, created_at, ready_at, claimed_at, started_at,
     finished_at, updated_at, instances)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
+-- name: insert_new_task
+-- A task that waits for its dependencies.
+INSERT INTO tasks (execution_id, task_index, task_name, max_attempts, created_at, updated_at, status, attempt, claim_id,
+    executor_id, lost_claims, deferred)
+VALUES (?, ?, ?, ?, ?, ?, 'Pending', 1, 0, '', 0, FALSE);
+
 -- name: update_task
 -- What changes of a task; its key comes last.
 UPDATE tasks SET status = ?, attempt = ?, claim_id = ?, executor_id = ?, lost_claims = ?, deferred = ?, retry_due = ?,
     output = ?, error = ?, details = ?, reason = ?, ready_at = ?, claimed_at = ?, started_at = ?, finished_at = ?,
     updated_at = ?, instances = ?
+WHERE execution_id = ? AND task_index = ?;
+
+-- name: claim_task
+-- A task that was ready, maybe since this very transaction, is given to an executor.
+UPDATE tasks SET status = 'Running', claim_id = ?, executor_id = ?, ready_at = ?, claimed_at = ?, started_at = NULL,
+    retry_due = NULL, updated_at = ?
+WHERE execution_id = ? AND task_index = ?;
+
+-- name: complete_task
+-- A task that ran has succeeded.
+UPDATE tasks SET status = 'Completed', output = ?, started_at = ?, finished_at = ?, deferred = FALSE, retry_due = NULL,
+    updated_at = ?
 WHERE execution_id = ? AND task_index = ?;
 
 -- name: insert_event
