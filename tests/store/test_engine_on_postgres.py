@@ -25,19 +25,21 @@ from tests.unit.engine.engine_bench import Bench, ExecutorEnd, StubbornDatabase,
 
 
 class Worker(ExecutorEnd):
-    """An executor's end that answers each assignment with success at once."""
+    """An executor's end that answers each assignment with success at once, and says that it lives."""
 
     bench: Bench
+    slots: int
 
     def assign(self, assignments: Sequence[Assignment]) -> None:
         super().assign(assignments)
+        self.bench.engine.heartbeat(self.executor_id, self.slots)
         for assignment in assignments:
             self.bench.engine.report(self, succeeded(assignment, b'{"done":true}'))
 
 
 async def _join(bench: Bench, slots: int = 8) -> Worker:
     worker = Worker()
-    worker.bench = bench
+    worker.bench, worker.slots = bench, slots
     await bench.engine.join(Joining("x1", slots, frozenset(), "1"), worker)
     return worker
 
