@@ -39,8 +39,8 @@ _PRAGMAS = (
 
 _INSERT = re.compile(r"(INSERT INTO .*\bVALUES\s*)(\([^()]*\))", re.DOTALL)
 _ROWS_AT_ONCE = (32, 4, 1)
-"""Rows that one run of an insert takes: as many of the first as there are, then of the next. At each run the thread lets
-others have the interpreter, and gets it back when they let it: that is to happen a few times a group, not once a row."""
+"""Rows that one run of an insert takes: as many of the first as there are, then of the next. At each run the thread
+lets others have the interpreter, and gets it back when they let it: a few times a group, not once a row."""
 
 
 class _Inserts:
