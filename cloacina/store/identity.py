@@ -124,6 +124,7 @@ class IdentityStore:
         await self._database.write(
             [
                 Statement("delete_removed_tenant", [(name,)], expect=1),
+                Statement("delete_request_allowance", [(name,)]),
                 Statement("delete_keys_of_tenant", [(name,)]),
                 Statement("delete_accounts_of_tenant", [(name,)]),
                 ACCESS_CHANGED,
@@ -155,6 +156,26 @@ class IdentityStore:
             StoreConflict: there is no such key, or it is revoked already.
         """
         await self._database.write([Statement("revoke_key", [(at, key_id)], expect=1), ACCESS_CHANGED])
+
+    async def request_allowance(self, tenant_id: str) -> tuple[int, int]:
+        """When a tenant has used up the requests that it has sent, and what time the store says it is: microseconds
+        since the epoch. 0 for one that has sent none."""
+        rows = await self._database.fetch("request_allowance", tenant_id, tenant=tenant_id)
+        return int(rows[0][0]), int(rows[0][1])
+
+    async def spend_request_allowance(self, tenant_id: str, due: int, then: int) -> None:
+        """Moves the time at which a tenant's requests are used up.
+
+        Args:
+            tenant_id: whose.
+            due: what the time was.
+            then: what it is from now on.
+
+        Raises:
+            StoreConflict: it was another by now.
+        """
+        spent = Statement("spend_request_allowance", [(then, tenant_id, due)], expect=1)
+        await self._database.write([Statement("open_request_allowance", [(tenant_id,)]), spent])
 
     async def add_ws_ticket(self, ticket_hash: bytes, key_id: str, now: int, expires_at: int) -> None:
         """Adds a ticket, and removes those that have expired.

@@ -192,7 +192,7 @@ class Edge:
             call.tenant = await self._gateway.auth.tenant(tenant_id)
         elif caller.tenant_id is not None:
             call.tenant = await self._gateway.auth.tenant(caller.tenant_id)
-            self._gateway.quotas.admit(call.tenant)
+            await self._gateway.quotas.admit(call.tenant)
 
 
 def stamp(response: web.StreamResponse) -> None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from cloacina.errors import CloacinaError, RateLimited
 from cloacina.store.identity import TenantRow
+from services.api.allowances import RequestAllowances
 from services.api.identity_metrics import IdentityMetrics
 from services.api.settings import GatewaySettings
 
 _CODES = {"execution_quota_exceeded": "executions", "package_quota_exceeded": "package_bytes"}
 """What services say of a quota that is used up."""
-
-_KEPT = 10_000
-"""Tenants whose requests are counted at a time; of those beyond, the one that asked longest ago begins anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +20,7 @@ class Quotas:
     """Limits of one tenant; 0 for none.
 
     Args:
-        requests_per_s: requests, at each gateway; a second's worth may come at once.
+        requests_per_s: requests, at all gateways together; a second's worth may come at once.
         executions: executions that are unfinished.
         package_bytes: bytes of the archives of its packages.
     """
@@ -40,18 +36,15 @@ class QuotaKeeper:
     Args:
         settings: the defaults.
         metrics: what refusals are counted in.
-        clock: monotonic seconds.
+        allowances: what tenants may send.
     """
 
-    def __init__(
-        self, settings: GatewaySettings, metrics: IdentityMetrics, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, settings: GatewaySettings, metrics: IdentityMetrics, allowances: RequestAllowances) -> None:
         self._default = Quotas(
             settings.api_tenant_request_rate, settings.api_tenant_executions, settings.api_tenant_package_bytes
         )
         self._metrics = metrics
-        self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # tokens, and when; the least recent first
+        self._allowances = allowances
 
     def of(self, tenant: TenantRow) -> Quotas:
         """The limits of a tenant."""
@@ -62,28 +55,23 @@ class QuotaKeeper:
             default.package_bytes if tenant.max_package_bytes is None else tenant.max_package_bytes,
         )
 
-    def admit(self, tenant: TenantRow) -> None:
+    async def admit(self, tenant: TenantRow) -> None:
         """Counts a request.
 
         Raises:
             RateLimited: there were too many (code request_quota_exceeded).
+            Unavailable: the store cannot be read or written.
         """
         rate = self.of(tenant).requests_per_s
         if not rate:
             return
-        now, burst = self._clock(), max(1.0, rate)
-        tokens, at = self._buckets.pop(tenant.name, (burst, now))
-        tokens = min(burst, tokens + (now - at) * rate)
-        refused = tokens < 1
-        self._buckets[tenant.name] = (tokens if refused else tokens - 1, now)
-        if len(self._buckets) > _KEPT:
-            del self._buckets[next(iter(self._buckets))]
-        if refused:
+        wait_s = await self._allowances.take(tenant.name, rate)
+        if wait_s:
             self._metrics.refused("requests")
             raise RateLimited(
                 f"the tenant {tenant.name} may send {rate:g} requests a second",
                 code="request_quota_exceeded",
-                retry_after_s=max(1, math.ceil((1 - tokens) / rate)),
+                retry_after_s=max(1, math.ceil(wait_s)),
             )
 
     def notice(self, error: CloacinaError) -> None:

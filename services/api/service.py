@@ -16,6 +16,7 @@ from cloacina.store.database import Database, open_database
 from cloacina.store.identity import IdentityStore
 from cloacina.telemetry.execution_lines import ExecutionLines
 from cloacina.telemetry.metrics import StoreMetrics
+from services.api.allowances import RequestAllowances
 from services.api.app import Gateway, create_server
 from services.api.auth import Authenticator
 from services.api.delivery import Deliveries, DeliveryMetrics
@@ -109,7 +110,7 @@ class GatewayService:
                 recheck_s=max(settings.api_auth_cache_s, 0.1),
             ),
             people=People.assemble(accounts, settings, metrics),
-            quotas=QuotaKeeper(settings, metrics),
+            quotas=QuotaKeeper(settings, metrics, RequestAllowances(identity)),
             teardown=Teardown(identity, scheduler, reconciler, settings.api_tenant_drain_s),
             scheduler=scheduler,
             reconciler=reconciler,

@@ -72,7 +72,7 @@ class GatewaySettings(HttpSettings, ServiceSettings):
     api_tenant_request_rate: float = Field(
         0.0,
         ge=0,
-        description="requests a second that a tenant may send to each gateway, unless it has its own; 0 for any",
+        description="requests a second that a tenant may send over all gateways, unless it has its own; 0 for any",
     )
     api_tenant_executions: int = Field(
         0, ge=0, le=2**31, description="executions that a tenant may have unfinished, unless it has its own; 0 for any"

@@ -31,6 +31,6 @@ class SetQuotasRequest(BaseModel):
 class TenantQuotas(TypedDict):
     """What a tenant may use; 0 for no limit."""
 
-    requests_per_s: Annotated[float, Field(description="Requests a second, at each gateway.")]
+    requests_per_s: Annotated[float, Field(description="Requests a second, at all gateways together.")]
     executions: Annotated[int, Field(description="Executions that are unfinished.")]
     package_bytes: Annotated[int, Field(description="Bytes of the archives of its packages.")]

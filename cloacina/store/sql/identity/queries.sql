@@ -177,3 +177,17 @@ DELETE FROM oidc_logins WHERE expires_at <= ?;
 
 -- name: set_account_role
 UPDATE accounts SET role = ? WHERE tenant_id = ? AND account_id = ?;
+
+-- name: request_allowance
+-- When a tenant has used up its requests, and what time it is: one clock for all gateways.
+SELECT coalesce((SELECT due FROM request_allowances WHERE tenant_id = ?), 0),
+    CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER);
+
+-- name: open_request_allowance
+INSERT INTO request_allowances (tenant_id, due) VALUES (?, 0) ON CONFLICT DO NOTHING;
+
+-- name: spend_request_allowance
+UPDATE request_allowances SET due = ? WHERE tenant_id = ? AND due = ?;
+
+-- name: delete_request_allowance
+DELETE FROM request_allowances WHERE tenant_id = ?;
