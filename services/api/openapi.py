@@ -55,6 +55,7 @@ _ERRORS = {
     415: "The body is encoded.",
     417: "`Expect` asks for something other than 100-continue.",
     429: "Too many requests; `Retry-After` says when to try again.",
+    431: "The request line or a header is too long.",
     500: "A defect of the server; report the `x-request-id`.",
     503: "Something that is needed cannot be reached, or too much is in flight; try again later.",
 }
@@ -132,7 +133,7 @@ def openapi_document(routes: Iterable[Route]) -> bytes:
 
 def error_statuses(route: Route) -> list[int]:
     """The statuses other than its answers that a route may have: by its access, its body, and its own list."""
-    statuses = {417, 500, *route.errors}
+    statuses = {417, 431, 500, *route.errors}
     if route.access.reach is not Reach.PUBLIC:
         statuses |= {401, 429, 503}
     if route.access.reach in (Reach.TENANT, Reach.PLATFORM):
