@@ -21,6 +21,7 @@ from cloacina.engine.retention_metrics import RetentionMetrics
 from cloacina.engine.schedule_metrics import ScheduleMetrics
 from cloacina.errors import CloacinaError
 from cloacina.rpc.errors import to_status
+from cloacina.telemetry.execution_lines import ExecutionLines, Lines
 from cloacina.telemetry.metrics import RpcMetrics, StoreMetrics, create_registry
 from services.api.delivery import DeliveryMetrics
 from services.api.errors import HttpError, status_of
@@ -236,6 +237,10 @@ def test_the_metrics_table_names_every_value_of_a_bounded_label() -> None:
                     assert re.search(rf"\b{value}\b", rows[name]), f"{name}: {label}={value}"
 
 
+async def _keep_nothing(batch: str, lines: list[Lines]) -> list[str]:
+    return []
+
+
 @pytest.mark.parametrize(
     ("service", "own"),
     [
@@ -246,6 +251,7 @@ def test_the_metrics_table_names_every_value_of_a_bounded_label() -> None:
                 ApiMetrics(registry),
                 DeliveryMetrics(registry),
                 IdentityMetrics(registry),
+                ExecutionLines("api", _keep_nothing, registry),
             ),
         ),
         (
@@ -256,6 +262,7 @@ def test_the_metrics_table_names_every_value_of_a_bounded_label() -> None:
                 ScheduleMetrics(registry),
                 RetentionMetrics(registry),
                 ForwardMetrics(registry),
+                ExecutionLines("scheduler", _keep_nothing, registry),
             ),
         ),
         ("reconciler", lambda registry: (StoreMetrics(registry, "registry"), ReconcilerMetrics(registry, {}))),
@@ -316,7 +323,7 @@ def test_every_log_line_of_the_pages_is_one() -> None:
         for names, rows in tables(path.read_text(encoding="utf-8")):
             if names[0] == "log line":
                 for line in (line for row in rows for line in quoted(row[0])):
-                    fixed = re.split(r"<[^>]+>|^(?:api|scheduler|reconciler|executor)(?= )", line)
+                    fixed = re.split(r"<[^>]+>|…|^(?:api|scheduler|reconciler|executor)(?= )", line)
                     assert all(part.strip() in said for part in fixed), f"{path.name}: {line}"
 
 
