@@ -1,0 +1,3 @@
+from cloacina.forks import leave_forks_alone
+
+leave_forks_alone()

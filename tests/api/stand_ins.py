@@ -67,8 +67,11 @@ class StandIn:
 
     async def arrived(self, request: Any, context: Any, method: str) -> None:
         """Notes a call, and holds it while the gate is closed."""
-        self.seen.append(Seen(method, request, {key: value for key, value in context.invocation_metadata()}))
+        self.note(request, context, method)
         await self.gate.wait()
+
+    def note(self, request: Any, context: Any, method: str) -> None:
+        self.seen.append(Seen(method, request, {key: value for key, value in context.invocation_metadata()}))
 
     def calls(self, method: str) -> list[Seen]:
         return [seen for seen in self.seen if seen.method == method]
@@ -127,6 +130,7 @@ class SchedulerStandIn(StandIn, scheduler_pb2_grpc.SchedulerServiceServicer):
         await self.serve(scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server, name)
 
     async def ExecuteMany(self, request_iterator: Any, context: Any) -> AsyncIterator[scheduler_pb2.ExecuteAnswers]:
+        self.note(None, context, "ExecuteMany")
         async for answers in self.executes.serve(request_iterator):
             yield answers
 

@@ -36,11 +36,12 @@ async def test_any_other_is_replaced(shared_stand: Stand, given: str | None) -> 
 async def test_it_goes_along_with_the_token(stand: Stand) -> None:
     await stand.ask("POST", _EXECUTE, headers={"x-request-id": "one-id"})
     await stand.ask("GET", "/v1/tenants/acme/workflows", headers={"x-request-id": "another-id"})
+    (stream,) = stand.scheduler.calls("ExecuteMany")
     (executed,) = stand.scheduler.calls("Execute")
     (listed,) = stand.reconciler.calls("ListPackages")
     assert executed.metadata["x-request-id"] == "one-id"
     assert listed.metadata["x-request-id"] == "another-id"
-    assert executed.metadata["authorization"] == listed.metadata["authorization"] == f"Bearer {TOKEN}"
+    assert stream.metadata["authorization"] == listed.metadata["authorization"] == f"Bearer {TOKEN}"
 
 
 async def test_every_answer_says_who_gave_it_and_that_it_is_not_to_be_kept(stand: Stand) -> None:
