@@ -25,15 +25,12 @@ class Families:
         self._of: dict[str, set[str]] = {}
         self.due: list[tuple[str, str]] = []
         """Tasks, (execution id, name), that are Ready to start their child."""
-        self.ended: list[Live] = []
-        """Children that have ended, whose parents are to be told."""
 
     def clear(self) -> None:
         """Forgets everything."""
         self._children.clear()
         self._of.clear()
         self.due.clear()
-        self.ended.clear()
 
     def add(self, child: Live, parent: Parent) -> None:
         """A child exists."""
