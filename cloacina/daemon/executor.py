@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from cloacina.dispatch.orders import assignment_message, poll_answer_from, poll_message, result_from, too_large
 from cloacina.dispatch.polls import PollRun
 from cloacina.dispatch.pools import WORKER_STATES, Pools
 from cloacina.dispatch.runs import Run
-from cloacina.dispatch.secrets import SecretsWithheld
+from cloacina.dispatch.secrets import SecretSource, supply
 from cloacina.domain.explanation import Preparation
 from cloacina.domain.inputs import LARGEST_CONTEXT_BYTES
 from cloacina.engine.engine import Engine
@@ -32,17 +32,6 @@ EXECUTOR_ID = "daemon"
 """The same at every start: what the process before it held is known to be free at once, without waiting for a lease."""
 
 _JOIN_LONGEST_PAUSE_S = 1.0
-
-
-class SecretSource(Protocol):
-    """Gives runs their secrets."""
-
-    async def secrets_of(self, run: Run) -> Granted:
-        """What a run may read.
-
-        Raises:
-            SecretsWithheld: see there.
-        """
 
 
 class PooledExecutor:
@@ -144,14 +133,8 @@ class PooledExecutor:
 
     async def _submit_with_secrets(self, run: Run, secrets: SecretSource) -> None:
         try:
-            run.secrets = await secrets.secrets_of(run)
-        except SecretsWithheld as withheld:
-            run.fail(withheld.reason, withheld.message, transient=withheld.transient)
-        except Exception as error:
-            log.exception("the secrets of a task could not be had")
-            run.fail("infrastructure", f"the task's secrets cannot be had: {type(error).__name__}")
-        else:
-            self._pools.submit(run)
+            if await supply(run, secrets):
+                self._pools.submit(run)
         finally:
             self._awaiting_secrets.pop(run.claim_id, None)
 

@@ -63,11 +63,7 @@ class VaultSource:
         self._vault = vault
 
     async def secrets_of(self, run: Run) -> Granted:
-        """What a run may read. Called in a task of its own, whose scope becomes the run's.
-
-        Raises:
-            SecretsWithheld: see there.
-        """
+        """See `cloacina.dispatch.secrets.SecretSource`."""
         references = list(run.assignment.secrets)
         scope.attach(run.scope)
         with tracing.continue_from(run.traceparent), tracing.span("resolve secrets") as span:

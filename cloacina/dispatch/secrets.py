@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from typing import Protocol
 
+from cloacina.dispatch.runs import Run
 from cloacina.errors import CloacinaError, Unavailable
 from cloacina.rpc.v1 import secrets_pb2
 from cloacina.worker.frames import MAX_BODY_BYTES
 from cloacina.worker.secrets import Granted
+
+log = logging.getLogger(__name__)
 
 
 class SecretsWithheld(Exception):
@@ -24,6 +29,38 @@ class SecretsWithheld(Exception):
         self.reason = reason
         self.message = message
         self.transient = transient
+
+
+class SecretSource(Protocol):
+    """Where the secrets of tasks come from."""
+
+    async def secrets_of(self, run: Run) -> Granted:
+        """What a run may read. Called in a task of its own, whose scope becomes the run's.
+
+        A secret that the execution was bound to must be there. One that is only declared need not be: a task that
+        reads it is told.
+
+        Args:
+            run: whose assignment names secrets.
+
+        Raises:
+            SecretsWithheld: see there.
+        """
+        ...
+
+
+async def supply(run: Run, source: SecretSource) -> bool:
+    """Gives a run its secrets, or has it fail with the reason why it gets none. Returns whether it can begin."""
+    try:
+        run.secrets = await source.secrets_of(run)
+    except SecretsWithheld as withheld:
+        run.fail(withheld.reason, withheld.message, transient=withheld.transient)
+    except Exception as error:
+        log.exception("the secrets of a task could not be had")
+        run.fail("infrastructure", f"the task's secrets cannot be had: {type(error).__name__}")
+    else:
+        return True
+    return False
 
 
 def granted(answer: secrets_pb2.ResolveSecretsResponse) -> Granted:

@@ -15,7 +15,7 @@ from cloacina.worker.secrets import Granted
 _DEADLINE_S = 5.0
 
 
-class SecretSource:
+class ReconcilerSource:
     """Where secrets come from.
 
     Args:
@@ -29,17 +29,7 @@ class SecretSource:
         self._executor_id = executor_id
 
     async def secrets_of(self, run: Run) -> Granted:
-        """What a run may read. Called in a task of its own, whose scope becomes the run's.
-
-        A secret that the execution was bound to must be there. One that is only declared need not be: a task that
-        reads it is told.
-
-        Args:
-            run: whose assignment names secrets.
-
-        Raises:
-            SecretsWithheld: see there.
-        """
+        """See `cloacina.dispatch.secrets.SecretSource`."""
         references = list(run.assignment.secrets)
         scope.attach(run.scope)
         with tracing.continue_from(run.traceparent), tracing.span("resolve secrets") as span:

@@ -14,7 +14,7 @@ from cloacina.dispatch.metrics import show_workers
 from cloacina.dispatch.polls import PollRun
 from cloacina.dispatch.pools import WORKER_STATES, Pools, Supplies, worker_pid
 from cloacina.dispatch.runs import Run
-from cloacina.dispatch.secrets import SecretsWithheld
+from cloacina.dispatch.secrets import supply
 from cloacina.domain.explanation import Preparation
 from cloacina.rpc.balanced import BalancedClient
 from cloacina.rpc.client import RpcClient
@@ -29,7 +29,7 @@ from cloacina.worker.hosting import Forge
 from services.executor.artifacts import ArtifactCache
 from services.executor.backend import Backend, choose_backend
 from services.executor.links import Links
-from services.executor.secrets import SecretSource
+from services.executor.secrets import ReconcilerSource
 from services.executor.settings import ExecutorSettings
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Executor:
         self._clients: list[RpcClient] = []
         self._forge: Forge | None = None
         self._artifacts: ArtifactCache | None = None
-        self._secrets: SecretSource | None = None
+        self._secrets: ReconcilerSource | None = None
         self._pools: Pools | None = None
         self._backend: Backend | None = None
         self._links: Links | None = None
@@ -77,7 +77,7 @@ class Executor:
         reconciler = self._connect(runtime, settings.reconciler_target, "reconciler")
         self._artifacts = ArtifactCache(settings.home / "cache" / "packages", reconciler)
         await self._artifacts.start()
-        self._secrets = SecretSource(reconciler, runtime.instance_id)
+        self._secrets = ReconcilerSource(reconciler, runtime.instance_id)
         self._pools = Pools(Supplies(self._forge, self._artifacts, backend.pool_settings, tracing.forward))
         self._register_metrics(runtime)
 
@@ -198,16 +198,8 @@ class Executor:
         assert self._secrets is not None
         assert self._pools is not None
         try:
-            run.secrets = await self._secrets.secrets_of(run)
-        except SecretsWithheld as withheld:
-            run.fail(withheld.reason, withheld.message, transient=withheld.transient)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            log.exception("the secrets of a task could not be had")
-            run.fail("infrastructure", f"the task's secrets cannot be had: {type(error).__name__}")
-        else:
-            self._pools.submit(run)
+            if await supply(run, self._secrets):
+                self._pools.submit(run)
         finally:
             self._awaiting_secrets.pop(run.claim_id, None)
 

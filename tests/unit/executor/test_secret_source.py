@@ -10,7 +10,7 @@ from cloacina.dispatch.runs import Run
 from cloacina.errors import CloacinaError, Forbidden, Unavailable
 from cloacina.rpc.v1 import scheduler_pb2, secrets_pb2
 from cloacina.telemetry import scope
-from services.executor.secrets import SecretSource, SecretsWithheld
+from services.executor.secrets import ReconcilerSource, SecretsWithheld
 
 DB = secrets_pb2.SecretReference(name="db", secret="db_prod")
 MAIL = secrets_pb2.SecretReference(name="mail")
@@ -63,13 +63,13 @@ def _answer(*given: tuple[secrets_pb2.SecretReference, str], missing: Any = ()) 
 
 async def _withheld(answer: Any, *references: secrets_pb2.SecretReference) -> SecretsWithheld:
     with pytest.raises(SecretsWithheld) as withheld:
-        await SecretSource(Reconciler(answer), "x1").secrets_of(_run(*references))
+        await ReconcilerSource(Reconciler(answer), "x1").secrets_of(_run(*references))
     return withheld.value
 
 
 async def test_it_asks_with_all_ids_the_request_id_and_a_deadline() -> None:
     reconciler = Reconciler(_answer((DB, "v")))
-    await SecretSource(reconciler, "x1").secrets_of(_run(DB))
+    await ReconcilerSource(reconciler, "x1").secrets_of(_run(DB))
     asked = reconciler.asked
     assert (asked.tenant_id, asked.execution_id, asked.workflow_name) == ("acme", "e1", "flow")
     assert (asked.task_name, asked.attempt, asked.package_id, asked.executor_id) == ("t", 2, "p1", "x1")
@@ -79,7 +79,7 @@ async def test_it_asks_with_all_ids_the_request_id_and_a_deadline() -> None:
 
 
 async def test_a_secret_is_read_by_the_declared_name_or_by_its_own() -> None:
-    granted = await SecretSource(Reconciler(_answer((DB, "v"), (MAIL, "w"))), "x1").secrets_of(_run(DB, MAIL))
+    granted = await ReconcilerSource(Reconciler(_answer((DB, "v"), (MAIL, "w"))), "x1").secrets_of(_run(DB, MAIL))
     assert (granted("db"), granted("db_prod"), granted("mail")) == ({"f": "v"}, {"f": "v"}, {"f": "w"})
     with pytest.raises(PermissionError):
         granted("other")
@@ -88,7 +88,7 @@ async def test_a_secret_is_read_by_the_declared_name_or_by_its_own() -> None:
 async def test_a_declared_name_comes_before_the_name_of_another_secret() -> None:
     swapped = secrets_pb2.SecretReference(name="a", secret="b"), secrets_pb2.SecretReference(name="b", secret="a")
     answer = _answer((swapped[0], "of b"), (swapped[1], "of a"))
-    granted = await SecretSource(Reconciler(answer), "x1").secrets_of(_run(*swapped))
+    granted = await ReconcilerSource(Reconciler(answer), "x1").secrets_of(_run(*swapped))
     assert (granted("a"), granted("b")) == ({"f": "of b"}, {"f": "of a"})
 
 
@@ -99,7 +99,7 @@ async def test_what_is_bound_must_be_there() -> None:
 
 
 async def test_what_is_only_declared_is_missed_by_who_reads_it() -> None:
-    granted = await SecretSource(Reconciler(_answer(missing=[MAIL])), "x1").secrets_of(_run(MAIL))
+    granted = await ReconcilerSource(Reconciler(_answer(missing=[MAIL])), "x1").secrets_of(_run(MAIL))
     with pytest.raises(KeyError):
         granted("mail")
 
@@ -118,7 +118,7 @@ async def test_a_refusal_is_none_that_another_attempt_cures() -> None:
 async def test_without_secrets_on_the_server_only_what_is_bound_fails_before_the_run() -> None:
     away = Unavailable("not configured", code="secrets_not_configured")
     assert (await _withheld(away, DB, MAIL)).reason == "infrastructure"
-    granted = await SecretSource(Reconciler(away), "x1").secrets_of(_run(MAIL))
+    granted = await ReconcilerSource(Reconciler(away), "x1").secrets_of(_run(MAIL))
     with pytest.raises(RuntimeError):
         granted("mail")
 
