@@ -6,6 +6,8 @@ when the gate opens the patient one executes again, while the greedy one's tasks
 
     python bench/fairness.py                                     tasks of 0, 20 and 100 ms, 20,000 executions queued
     python bench/fairness.py --queued 100000 --task-ms 100       the long one
+    python bench/fairness.py --database postgres                 on PostgreSQL
+    python bench/fairness.py --setting CLOACINA_SLOTS=32         with other settings than the defaults
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from bench.http_client import Connection, encode
 from bench.system import Measured
 from cloacina.cli.client import read_bootstrap_key
 from cloacina.packages import archive
+from tests.postgres import running_postgres
 from tests.system.running import write_package
 
 _WORK = """
@@ -143,17 +147,23 @@ def main() -> None:
     parser.add_argument("--queued", type=int, default=20_000, help="executions of the greedy tenant")
     parser.add_argument("--samples", type=int, default=50, help="executions of the patient tenant")
     parser.add_argument("--task-ms", type=float, action="append", help="length of a task; may be given again")
+    parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
+    parser.add_argument("--setting", action="append", default=[], help="NAME=VALUE for the services; may be repeated")
     options = parser.parse_args()
+    environment = dict(setting.split("=", 1) for setting in options.setting)
     print(f"{'task':>11} {'idle p50':>11} {'p99':>11} {'beside p50':>11} {'p99':>11} {'delay':>10}   queue meanwhile")
-    for milliseconds in options.task_ms or (0.0, 20.0, 100.0):
-        with tempfile.TemporaryDirectory(prefix="cloacina-bench-") as name:
-            folder = Path(name)
-            with Measured(folder / "home") as system:
-                content = archive.pack(write_package(folder, "fairness", _WORK))
-                for tenant in (_GREEDY, _PATIENT):
-                    system.client.call("POST", "/v1/tenants", {"name": tenant})
-                    system.client.upload(f"/v1/tenants/{tenant}/workflows", "fairness.cloacina", content)
-                uvloop.run(measure(system, folder, options, milliseconds / 1000))
+    with running_postgres() if options.database == "postgres" else nullcontext() as server:
+        for milliseconds in options.task_ms or (0.0, 20.0, 100.0):
+            if server is not None:
+                environment["CLOACINA_DATABASE_URL"] = server.new_database()
+            with tempfile.TemporaryDirectory(prefix="cloacina-bench-") as name:
+                folder = Path(name)
+                with Measured(folder / "home", environment) as system:
+                    content = archive.pack(write_package(folder, "fairness", _WORK))
+                    for tenant in (_GREEDY, _PATIENT):
+                        system.client.call("POST", "/v1/tenants", {"name": tenant})
+                        system.client.upload(f"/v1/tenants/{tenant}/workflows", "fairness.cloacina", content)
+                    uvloop.run(measure(system, folder, options, milliseconds / 1000))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ from cloacina.engine.executors import Executor, Executors, ExecutorView
 from cloacina.engine.families import CLAIMANT, MAX_DEPTH, Families
 from cloacina.engine.ids import new_execution_id
 from cloacina.engine.intake import IdempotencyKey, Intake, Request
-from cloacina.engine.limits import Limits
+from cloacina.engine.limits import Limits, lane_of
 from cloacina.engine.live import LiveExecutions
 from cloacina.engine.metrics import EngineMetrics
 from cloacina.engine.model import (
@@ -213,8 +213,8 @@ class Engine:
         self._loads = 0
         self._adoption = 0
         self._claims_made = 0
-        self._told_to_wait = False
-        metrics.watch(lambda: len(self._intake), self._live, lambda: len(self._ready))
+        self._waiting = 0
+        metrics.watch(lambda: len(self._intake), self._live, lambda: self._waiting)
         metrics.active_workflows.set_function(lambda: len(self._live))
         metrics.active_tasks.set_function(lambda: sum(live.state.running for live in self._live.values()))
 
@@ -230,10 +230,10 @@ class Engine:
         return {
             "active_workflows": len(self._live),
             "active_tasks": sum(live.state.running for live in self._live.values()),
-            "ready_tasks": len(self._ready),
+            "ready_tasks": self._waiting,
             "requests_waiting": len(self._intake),
             "retries_waiting": len(self._retries),
-            "held_by_limits": self._limits.waiting,
+            "held_by_limits": self._limits.waiting + len(self._ready) - self._waiting,
             "executors": len(self._executors),
             "free_slots": self._executors.free_slots,
             "epoch": self.ownership.owner.epoch,
@@ -260,8 +260,8 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Tasks that wait for a slot."""
-        return len(self._ready)
+        """Tasks that wait for a slot; not those that a limit holds back."""
+        return self._waiting
 
     def find(self, execution_id: str) -> Live | None:
         """The unfinished execution of this id; for looking only."""
@@ -732,6 +732,7 @@ class Engine:
         self._ready = ReadyQueue()
         self._stored_definitions = set(definitions)
         self._take_up_all(rows, definitions)
+        self._waiting = self._ready.count(self._limits.allow)
         if self._companion is not None:
             await self._companion.load()
         self._healthy = True
@@ -871,7 +872,7 @@ class Engine:
         if live.definition.spec.task_of(task).workflow is not None:
             self._families.due.append((live.execution_id, task))
         else:
-            self._ready.push(live.tenant_id, live.execution_id, task, live.priority)
+            self._ready.push(lane_of(live), live.execution_id, task, live.priority)
 
     def _drop_claim(self, live: Live, name: str) -> None:
         task = live.state.tasks[name]
@@ -881,8 +882,7 @@ class Engine:
         if executor is not None:
             executor.claims.pop(task.claim_id, None)
             executor.deferred.discard(task.claim_id)
-        for freed, parked in self._limits.task_ended(live):
-            self._queue(freed, parked)
+        self._limits.task_ended(live)
 
     def _begin(self, work: GroupWork, live: Live) -> str:
         definition = live.definition
@@ -916,7 +916,7 @@ class Engine:
             self._limits,
             self._families,
             others=self._live.values(),
-            ready_tasks=len(self._ready),
+            ready_tasks=self._waiting,
             since=since,
             lease_s=self.settings.lease_s,
             now=work.now,
@@ -1032,10 +1032,13 @@ class Engine:
 
     def _claim_ready(self, work: GroupWork) -> None:
         """Gives ready tasks to free slots: in the very commit that made them ready, if there is a slot."""
+        waited = self._waiting > 0
         if self._ready:
             self._claim_what_fits(work)
-        if bool(self._ready) != self._told_to_wait:
-            self._told_to_wait = bool(self._ready)
+        self._waiting = self._ready.count(self._limits.allow)
+        if self._waiting:
+            self._metrics.contended.inc()
+        if waited != (self._waiting > 0):
             work.afterwards.append(self._tell_waiting)
 
     def _tell_waiting(self) -> None:
@@ -1046,17 +1049,12 @@ class Engine:
 
     def _claim_what_fits(self, work: GroupWork) -> None:
         while (executor := self._executors.freest()) is not None:
-            entry = self._ready.pop()
+            entry = self._ready.pop(self._limits.allow)
             if entry is None:
                 return
             live = self._live.get(entry[0])
-            if live is None or live.state.tasks[entry[1]].status is not TaskStatus.READY:
-                continue
-            if self._limits.park(live, entry[1]):
-                continue
-            self._claim(work, live, entry[1], executor)
-        if self._ready:
-            self._metrics.contended.inc()
+            if live is not None and live.state.tasks[entry[1]].status is TaskStatus.READY:
+                self._claim(work, live, entry[1], executor)
 
     def _claim(self, work: GroupWork, live: Live, name: str, executor: Executor) -> None:
         claim_id = self._next_claim()
@@ -1116,7 +1114,7 @@ class Engine:
         work.afterwards.append(self._metrics.heartbeat_writes.inc)
         if session is not None:
             work.afterwards.append(lambda: session.renewed(slots))
-        if executor.free > 0 and not self._ready:
+        if executor.free > 0 and not self._waiting:
             self._metrics.empty.inc()
 
     def _report_started(self, work: GroupWork, executor_id: str, claim_id: int, started_at: int) -> None:

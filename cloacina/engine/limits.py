@@ -1,8 +1,8 @@
 """How much of one workflow, and of one tenant, runs at once.
 
-An execution over its workflow's limit stays Pending until another ends. A task over a limit stays Ready, out of the
-queue, until another task of what it is limited by ends. What is started by a task of another execution is never held
-back: its parent would wait for ever for what waits for it.
+An execution over its workflow's limit stays Pending until another ends. A task over a limit stays Ready, where it is in
+the queue, until another task of what it is limited by ends. What is started by a task of another execution is never
+held back: its parent would wait for ever for what waits for it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections import Counter, defaultdict
 
 from cloacina.domain.explanation import counted
 from cloacina.engine.model import Live
+from cloacina.engine.ready import Lane
 
 _Group = tuple[str, str]
 """A tenant and a workflow of it, or a tenant and ``""`` for all it has."""
 
 
 class Limits:
-    """Counts what runs, and holds what must wait.
+    """Counts what runs, and holds executions that must wait.
 
     Args:
         tenant_tasks: tasks of one tenant that may run at once; 0 for no limit.
@@ -29,20 +30,17 @@ class Limits:
         self._executions: Counter[_Group] = Counter()
         self._tasks: Counter[_Group] = Counter()
         self._pending: dict[_Group, list[tuple[int, int, str]]] = defaultdict(list)
-        self._parked: dict[_Group, list[tuple[Live, str]]] = defaultdict(list)
 
     def clear(self) -> None:
         """Forgets everything."""
         self._executions.clear()
         self._tasks.clear()
         self._pending.clear()
-        self._parked.clear()
 
     @property
     def waiting(self) -> int:
-        """Executions and tasks that a limit holds back."""
-        held = sum(len(queue) for queue in self._pending.values())
-        return held + sum(len(parked) for parked in self._parked.values())
+        """Executions that a limit holds back."""
+        return sum(len(queue) for queue in self._pending.values())
 
     # Executions
 
@@ -82,14 +80,13 @@ class Limits:
         if self.of_workflow_tasks(live):
             most = live.definition.max_tasks
             return f"no more than {counted(most, 'task')} of {live.workflow_name} may run at once"
-        if self._tenant_tasks and self._tasks[live.tenant_id, ""] >= self._tenant_tasks:
+        if self._of_tenant(live.tenant_id):
             return f"no more than {counted(self._tenant_tasks, 'task')} of the tenant {live.tenant_id} may run at once"
         return ""
 
     def of_workflow_tasks(self, live: Live) -> bool:
         """Whether it is the workflow's own limit that keeps a further task of it from being claimed."""
-        most = live.definition.max_tasks
-        return bool(most) and self._tasks[_group(live)] >= most
+        return self._of_workflow(lane_of(live))
 
     # Tasks
 
@@ -98,24 +95,26 @@ class Limits:
         self._tasks[_group(live)] += 1
         self._tasks[live.tenant_id, ""] += 1
 
-    def task_ended(self, live: Live) -> list[tuple[Live, str]]:
-        """A task of it holds no slot any more. Returns what may be queued again."""
-        freed: list[tuple[Live, str]] = []
-        for group in (_group(live), (live.tenant_id, "")):
-            self._tasks[group] -= 1
-            freed += self._parked.pop(group, [])
-        return freed
+    def task_ended(self, live: Live) -> None:
+        """A task of it holds no slot any more."""
+        self._tasks[_group(live)] -= 1
+        self._tasks[live.tenant_id, ""] -= 1
 
-    def park(self, live: Live, task: str) -> bool:
-        """Holds the task back if a limit is reached; whether it is."""
-        most = live.definition.max_tasks
-        if most and self._tasks[_group(live)] >= most:
-            self._parked[_group(live)].append((live, task))
-            return True
-        if self._tenant_tasks and self._tasks[live.tenant_id, ""] >= self._tenant_tasks:
-            self._parked[live.tenant_id, ""].append((live, task))
-            return True
-        return False
+    def allow(self, lane: Lane) -> bool:
+        """Whether a further task of the lane may be claimed."""
+        return not (self._of_workflow(lane) or self._of_tenant(lane.tenant_id))
+
+    def _of_workflow(self, lane: Lane) -> bool:
+        return lane.most > 0 and self._tasks[lane.tenant_id, lane.workflow_name] >= lane.most
+
+    def _of_tenant(self, tenant_id: str) -> bool:
+        return self._tenant_tasks > 0 and self._tasks[tenant_id, ""] >= self._tenant_tasks
+
+
+def lane_of(live: Live) -> Lane:
+    """Where its ready tasks wait."""
+    most = live.definition.max_tasks
+    return Lane(live.tenant_id, live.workflow_name, most) if most else Lane(live.tenant_id)
 
 
 def _group(live: Live) -> _Group:

@@ -1,14 +1,36 @@
-"""The queue of ready tasks: by priority within a tenant, then first in first out; tenants in turn."""
+"""The queue of ready tasks: by priority within a tenant, then first in first out; tenants in turn.
+
+What may not be claimed now stays where it is: its lane is passed over, however much it holds.
+"""
 
 from __future__ import annotations
 
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import NamedTuple
 
 _Entry = tuple[int, int, str, str]
 """Negated priority, number of arrival, execution id, task."""
+
+
+class Lane(NamedTuple):
+    """Ready tasks of one tenant that the same limits hold back.
+
+    Args:
+        tenant_id: whose.
+        workflow_name: of a workflow with a limit on its tasks; empty for all others.
+        most: that limit; 0 for none.
+    """
+
+    tenant_id: str
+    workflow_name: str = ""
+    most: int = 0
+
+
+Allows = Callable[[Lane], bool]
+"""Whether a task of a lane may be claimed now."""
 
 
 class ReadyQueue:
@@ -20,7 +42,7 @@ class ReadyQueue:
     """
 
     def __init__(self) -> None:
-        self._queues: dict[str, list[_Entry]] = {}
+        self._queues: dict[str, dict[Lane, list[_Entry]]] = {}
         self._turns: deque[str] = deque()
         self._arrivals = itertools.count()
         self._size = 0
@@ -28,31 +50,59 @@ class ReadyQueue:
     def __len__(self) -> int:
         return self._size
 
-    def push(self, tenant_id: str, execution_id: str, task: str, priority: int = 0) -> None:
-        """Adds a task behind those of its tenant that have its priority or a higher one."""
-        queue = self._queues.get(tenant_id)
-        if queue is None:
-            queue = self._queues[tenant_id] = []
-            self._turns.append(tenant_id)
-        heapq.heappush(queue, (-priority, next(self._arrivals), execution_id, task))
+    def push(self, lane: Lane, execution_id: str, task: str, priority: int = 0) -> None:
+        """Adds a task behind those of its lane that have its priority or a higher one."""
+        lanes = self._queues.get(lane.tenant_id)
+        if lanes is None:
+            lanes = self._queues[lane.tenant_id] = {}
+            self._turns.append(lane.tenant_id)
+        heapq.heappush(lanes.setdefault(lane, []), (-priority, next(self._arrivals), execution_id, task))
         self._size += 1
 
-    def pop(self) -> tuple[str, str] | None:
-        """Takes (execution id, task) of the tenant whose turn it is; ``None`` when empty."""
-        if not self._turns:
-            return None
-        tenant = self._turns[0]
-        queue = self._queues[tenant]
-        _, _, execution_id, task = heapq.heappop(queue)
+    def pop(self, allows: Allows) -> tuple[str, str] | None:
+        """Takes (execution id, task) of the first tenant in turn that may claim one.
+
+        Args:
+            allows: asked of lanes that hold something.
+
+        Returns:
+            ``None`` when nothing may be claimed.
+        """
+        for _ in range(len(self._turns)):
+            tenant_id = self._turns[0]
+            lanes = self._queues[tenant_id]
+            lane = _first(lanes, allows)
+            if lane is not None:
+                return self._take(tenant_id, lanes, lane)
+            self._turns.rotate(-1)
+        return None
+
+    def _take(self, tenant_id: str, lanes: dict[Lane, list[_Entry]], lane: Lane) -> tuple[str, str]:
+        _, _, execution_id, task = heapq.heappop(lanes[lane])
         self._size -= 1
-        if queue:
+        if not lanes[lane]:
+            del lanes[lane]
+        if lanes:
             self._turns.rotate(-1)
         else:
             self._turns.popleft()
-            del self._queues[tenant]
+            del self._queues[tenant_id]
         return execution_id, task
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        for tenant in self._turns:
-            for _, _, execution_id, task in sorted(self._queues[tenant]):
-                yield execution_id, task
+    def of_tenant(self, tenant_id: str) -> bool:
+        """Whether a task of a tenant waits."""
+        return tenant_id in self._queues
+
+    def count(self, allows: Allows) -> int:
+        """How many wait in lanes of which one may be claimed."""
+        lanes = itertools.chain.from_iterable(queue.items() for queue in self._queues.values())
+        return sum(len(entries) for lane, entries in lanes if allows(lane))
+
+
+def _first(lanes: dict[Lane, list[_Entry]], allows: Allows) -> Lane | None:
+    """Of the lanes that may go on, the one whose first task is first."""
+    found: Lane | None = None
+    for lane, entries in lanes.items():
+        if (found is None or entries[0] < lanes[found][0]) and allows(lane):
+            found = lane
+    return found

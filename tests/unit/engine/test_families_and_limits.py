@@ -182,6 +182,28 @@ async def test_tasks_over_a_limit_stay_ready_until_one_ends(start) -> None:
     assert done == 8
 
 
+async def test_what_a_limit_holds_back_goes_on_in_order_and_leaves_others_their_slots(start) -> None:
+    bench: Bench = await start(tenant_tasks=1)
+    executor = await bench.join(slots=10)
+    ids = [await bench.submit(definition(), priority=priority) for priority in (0, 0, -1, 0)]
+    await until(lambda: len(executor.assigned) == 1)
+    assert bench.engine.figures()["held_by_limits"] == 3
+    assert bench.engine.figures()["ready_tasks"] == 0, "no slot would help them"
+    other = await bench.submit(definition(tenant_id="globex"))
+    await until(lambda: len(executor.assigned) == 2)
+    assert executor.assigned[1].live.execution_id == other
+    await bench.engine.change("acme", ids[1], Cancel("not needed"))
+    bench.engine.report(executor, succeeded(executor.assigned[0]))
+    await until(lambda: len(executor.assigned) == 3)
+    bench.engine.report(executor, succeeded(executor.assigned[2]))
+    await until(lambda: len(executor.assigned) == 4)
+    for assignment in (executor.assigned[1], executor.assigned[3]):
+        bench.engine.report(executor, succeeded(assignment))
+    await idle(bench)
+    assert [each.live.execution_id for each in executor.assigned] == [ids[0], other, ids[3], ids[2]]
+    assert bench.engine.figures()["held_by_limits"] == 0
+
+
 async def test_higher_priorities_are_claimed_first(bench: Bench) -> None:
     executor = await bench.join(slots=1)
     await bench.submit(definition())

@@ -12,39 +12,50 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloacina.engine.ids import event_id, new_execution_id, task_execution_id
-from cloacina.engine.ready import ReadyQueue
+from cloacina.engine.ready import Lane, ReadyQueue
 from cloacina.engine.timers import DueTimers
 
-_pushes = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5)), max_size=30)
+_pushes = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "x", "y"]), st.integers(-1, 1)), max_size=30)
+
+
+def always(lane: Lane) -> bool:
+    """No limit."""
+    return True
+
+
+def lane_of(tenant: str, workflow: str) -> Lane:
+    return Lane(tenant, workflow, 2 if workflow else 0)
 
 
 @settings(max_examples=200, deadline=None)
 @given(pushes=_pushes, pops=st.integers(0, 30))
-def test_everything_pushed_is_popped_once_in_order_within_its_tenant(pushes: list[tuple[str, int]], pops: int) -> None:
+def test_everything_pushed_is_popped_once_in_order_within_its_tenant(
+    pushes: list[tuple[str, str, int]], pops: int
+) -> None:
     queue = ReadyQueue()
-    for number, (tenant, task) in enumerate(pushes):
-        queue.push(tenant, f"{tenant}{number}", str(task))
-    assert len(queue) == len(pushes) == len(list(queue))
-    popped = [entry for _ in range(pops) if (entry := queue.pop()) is not None]
-    assert len(queue) == len(pushes) - len(popped) == len(list(queue))
-    popped += list(iter(queue.pop, None))
-    assert sorted(name for name, _ in popped) == sorted(f"{t}{n}" for n, (t, _) in enumerate(pushes))
+    for number, (tenant, workflow, priority) in enumerate(pushes):
+        queue.push(lane_of(tenant, workflow), f"{tenant}{number}", "t", priority)
+    assert len(queue) == len(pushes) == queue.count(always)
+    popped = [entry for _ in range(pops) if (entry := queue.pop(always)) is not None]
+    assert len(queue) == len(pushes) - len(popped) == queue.count(always)
+    popped += list(iter(lambda: queue.pop(always), None))
+    assert sorted(name for name, _ in popped) == sorted(f"{t}{n}" for n, (t, _, _) in enumerate(pushes))
     for tenant in "abc":
         numbers = [int(name[1:]) for name, _ in popped if name[0] == tenant]
-        assert numbers == sorted(numbers)
-    assert queue.pop() is None
+        assert numbers == sorted(numbers, key=lambda number: (-pushes[number][2], number)), "over all of its lanes"
+    assert (queue.pop(always), queue.of_tenant("a")) == (None, False)
 
 
 @settings(max_examples=200, deadline=None)
 @given(pushes=_pushes)
-def test_tenants_take_turns(pushes: list[tuple[str, int]]) -> None:
+def test_tenants_take_turns(pushes: list[tuple[str, str, int]]) -> None:
     """While a tenant waits, no other takes two turns."""
     queue = ReadyQueue()
-    left = Counter(tenant for tenant, _ in pushes)
-    for tenant, task in pushes:
-        queue.push(tenant, tenant, str(task))
+    left = Counter(tenant for tenant, _, _ in pushes)
+    for tenant, workflow, priority in pushes:
+        queue.push(lane_of(tenant, workflow), tenant, "t", priority)
     since: dict[str, Counter[str]] = {tenant: Counter() for tenant in left}
-    while (entry := queue.pop()) is not None:
+    while (entry := queue.pop(always)) is not None:
         tenant = entry[0]
         left[tenant] -= 1
         since[tenant] = Counter()
@@ -54,13 +65,47 @@ def test_tenants_take_turns(pushes: list[tuple[str, int]]) -> None:
                 assert since[other][tenant] <= 1, f"{tenant} took two turns while {other} waited"
 
 
+@settings(max_examples=200, deadline=None)
+@given(pushes=_pushes, shut=st.sets(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "x", "y"]))))
+def test_what_may_not_be_claimed_stays_and_holds_nothing_else_back(
+    pushes: list[tuple[str, str, int]], shut: set[tuple[str, str]]
+) -> None:
+    queue = ReadyQueue()
+    for number, (tenant, workflow, priority) in enumerate(pushes):
+        queue.push(lane_of(tenant, workflow), str(number), "t", priority)
+    closed = {lane_of(*each) for each in shut}
+    held = {str(number) for number, (tenant, workflow, _) in enumerate(pushes) if (tenant, workflow) in shut}
+    popped = {entry[0] for entry in iter(lambda: queue.pop(lambda lane: lane not in closed), None)}
+    assert popped == {str(number) for number in range(len(pushes))} - held
+    assert (len(queue), queue.count(lambda lane: lane not in closed)) == (len(held), 0)
+    assert {entry[0] for entry in iter(lambda: queue.pop(always), None)} == held
+
+
 def test_a_long_queue_delays_a_newcomer_by_one_task() -> None:
     queue = ReadyQueue()
     for number in range(1000):
-        queue.push("busy", f"busy{number}", "t")
-    queue.pop()
-    queue.push("small", "small", "t")
-    assert "small" in [queue.pop()[0], queue.pop()[0]]  # type: ignore[index]
+        queue.push(Lane("busy"), f"busy{number}", "t")
+    queue.pop(always)
+    queue.push(Lane("small"), "small", "t")
+    assert "small" in [queue.pop(always)[0], queue.pop(always)[0]]  # type: ignore[index]
+
+
+def test_what_is_held_back_costs_nothing_to_pass_over() -> None:
+    """However much a limit holds back: lanes are asked about, not what they hold."""
+    queue = ReadyQueue()
+    for number in range(10_000):
+        queue.push(Lane("busy", "limited", 1) if number % 2 else Lane("busy"), f"busy{number}", "t")
+    queue.push(Lane("small"), "small", "t")
+    asked: list[Lane] = []
+
+    def small_only(lane: Lane) -> bool:
+        asked.append(lane)
+        return lane.tenant_id == "small"
+
+    assert queue.pop(small_only) == ("small", "t")
+    assert queue.pop(small_only) is None
+    assert len(asked) <= 5
+    assert queue.count(always) == 10_000
 
 
 class SteppingClock:
