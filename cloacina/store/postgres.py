@@ -26,6 +26,7 @@ from cloacina.store.database import (
     parse_queries,
 )
 from cloacina.store.postgres_connection import Address, Connection, Connections, bounded, nothing
+from cloacina.store.postgres_joined import JoinedStatements
 from cloacina.telemetry import tracing
 from cloacina.telemetry.metrics import StoreMetrics
 
@@ -85,6 +86,7 @@ class PostgresDatabase:
     ) -> None:
         self._address = Address(url, schema.store, named)
         self._schema = schema
+        self._joined = JoinedStatements(schema)
         self._metrics = metrics
         self._exclusive = exclusive
         self._shared_s = None if exclusive else shared_s
@@ -179,7 +181,7 @@ class PostgresDatabase:
     async def _write(self, statements: Sequence[Statement]) -> None:
         if self._writer is None:
             raise self._closed()
-        writer, transaction = self._writer, _Transaction(self._schema, statements)
+        writer, transaction = self._writer, _Transaction(self._schema, self._joined, statements)
 
         async def run(connection: asyncpg.Connection) -> None:
             self._check_session(writer)
@@ -290,11 +292,13 @@ class _Transaction:
 
     Args:
         schema: what their names mean.
+        joined: those that are one statement.
         statements: in order.
     """
 
-    def __init__(self, schema: Schema, statements: Sequence[Statement]) -> None:
+    def __init__(self, schema: Schema, joined: JoinedStatements, statements: Sequence[Statement]) -> None:
         self._schema = schema
+        self._joined = joined
         self._statements = [statement for statement in statements if statement.rows]
         self.committing = False
         """Whether the commit was asked for: if there is no answer, it may have happened or not."""
@@ -305,7 +309,19 @@ class _Transaction:
         first = self._statements[0]
         if len(self._statements) == 1 and first.expect is None and self._is_one(first):
             await self._commit(self._execute(connection, first))  # a single statement is a transaction by itself
-            return
+        elif (joined := self._joined.sql(self._statements)) is not None:
+            await self._run_joined(connection, joined)
+        else:
+            await self._run_each(connection)
+
+    async def _run_joined(self, connection: asyncpg.Connection, sql: str) -> None:
+        columns = [column for statement in self._statements for column in zip(*statement.rows, strict=True)]
+        try:
+            await self._commit(connection.execute(sql, *columns))
+        except asyncpg.DivisionByZeroError:  # a row is not as expected, and nothing happened: which one it is
+            await self._run_each(connection)
+
+    async def _run_each(self, connection: asyncpg.Connection) -> None:
         transaction = connection.transaction()
         await transaction.start()
         try:

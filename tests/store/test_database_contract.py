@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from prometheus_client import CollectorRegistry
+from stored_rows import execution, task
 
 from cloacina.store.database import (
     Database,
@@ -17,6 +18,7 @@ from cloacina.store.database import (
     number_parameters,
     open_database,
 )
+from cloacina.store.executions import ClaimedRow, ExecutionAdvance, ExecutionStore
 from cloacina.store.identity import TenantRow
 from cloacina.store.owners import OwnerStore
 from cloacina.telemetry.metrics import StoreMetrics
@@ -174,6 +176,37 @@ async def test_texts_may_hold_any_character_of_unicode_but_for_surrogates(databa
     assert await identity.fetch("tenant", "nul\0") == []
     await identity.write([Statement("insert_tenant", [TenantRow(f"after{n}", "\0", n) for n in range(3)])])
     assert len(await identity.fetch("tenants")) == 5
+
+
+async def test_statements_see_what_those_before_them_in_the_transaction_wrote(database) -> None:
+    scheduler = await database("scheduler")
+    written, claimed = task("e1", 0, status="Ready"), ClaimedRow(7, "there", 1, 2, 3, "e1", 0)
+    await scheduler.write(
+        [
+            Statement("insert_execution", [execution(1)]),
+            Statement("insert_task", [written]),
+            Statement("claim_task", [claimed], expect=1),
+            Statement("advance_execution", [ExecutionAdvance(9, "e1")], expect=1),
+        ]
+    )
+    store = ExecutionStore(scheduler)
+    (found,) = await store.list_tasks("acme", "e1")
+    assert (found.status, found.claim_id, found.executor_id) == ("Running", 7, "there")
+    progress = await store.progress("acme", "e1")
+    assert progress is not None
+    assert progress.sequence == 9
+
+
+async def test_a_transaction_of_which_a_row_is_missing_says_which_and_writes_nothing(database) -> None:
+    scheduler = await database("scheduler")
+    with pytest.raises(StoreConflict, match="advance_execution changed 1 rows of the scheduler store, not 2"):
+        await scheduler.write(
+            [
+                Statement("insert_execution", [execution(1)]),
+                Statement("advance_execution", [ExecutionAdvance(9, "e1"), ExecutionAdvance(9, "absent")], expect=2),
+            ]
+        )
+    assert await ExecutionStore(scheduler).get_execution("acme", "e1") is None
 
 
 async def test_a_value_of_the_wrong_type_leaves_the_store_in_order(database) -> None:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -22,6 +23,7 @@ from cloacina.store.database import (
     open_database,
 )
 from cloacina.store.executions import ExecutionStore
+from cloacina.store.owners import OwnershipLost, OwnerStore
 from cloacina.store.postgres import PostgresDatabase
 from tests.postgres import PostgresServer, superuser_url
 
@@ -253,9 +255,10 @@ async def _slow_commit(admin: asyncpg.Connection) -> AsyncIterator[None]:
 
 
 async def _is_committing(admin: asyncpg.Connection, pid: int) -> bool:
+    """Whether the writer waits in its commit, which is one statement together with all that it writes."""
     row = await admin.fetchrow("SELECT query, state, wait_event_type FROM pg_stat_activity WHERE pid = $1", pid)
     waits = row is not None and (row["state"], row["wait_event_type"]) == ("active", "Lock")
-    return waits and row["query"].startswith("COMMIT")
+    return waits and row["query"].startswith("WITH s1 AS (INSERT INTO definitions")
 
 
 async def test_a_connection_that_is_killed_in_the_midst_of_a_commit(
@@ -273,6 +276,41 @@ async def test_a_connection_that_is_killed_in_the_midst_of_a_commit(
     assert await load_adopted(store) == [], "this one did not"
     await store.commit(begun(1))
     assert await _writer_pid(admin) != pid
+
+
+async def test_an_owner_that_is_given_up_while_it_commits_writes_nothing(
+    open_scheduler: Callable[..., Awaitable[Database]], admin: asyncpg.Connection
+) -> None:
+    """Whoever gives it up has not committed that when the owner's commit begins, and has when it goes on."""
+    store = ExecutionStore(await open_scheduler())
+    owner = await store.owners.join("test")
+    pid = await _writer_pid(admin)
+    async with admin.transaction():
+        await admin.execute("DELETE FROM cloacina_scheduler.owners")
+        committing = asyncio.create_task(store.commit(replace(begun(1), owner=owner)))
+        await until(lambda: _is_waiting(admin, pid))
+    with pytest.raises(OwnershipLost):
+        await committing
+    assert await admin.fetchval("SELECT count(*) FROM cloacina_scheduler.executions") == 0
+
+
+async def _is_waiting(admin: asyncpg.Connection, pid: int) -> bool:
+    return bool(await admin.fetchval("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1", pid))
+
+
+async def test_nobody_gives_up_an_owner_in_the_midst_of_its_commit(
+    open_scheduler: Callable[..., Awaitable[Database]], admin: asyncpg.Connection
+) -> None:
+    store = ExecutionStore(await open_scheduler(exclusive=False))
+    other = OwnerStore(await open_scheduler(exclusive=False))
+    slow = await store.owners.join("slow", lease_s=0.0)
+    async with _slow_commit(admin):
+        committing = asyncio.create_task(store.commit(replace(begun(1), owner=slow)))
+        await until(lambda: admin.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        await other.join("other")
+        assert {each.owner_id for each in await other.owners()} == {"slow", "other"}
+    await committing
+    assert await store.get_execution("acme", "e1") == execution(1)
 
 
 async def test_a_commit_that_happened_although_nobody_was_told(

@@ -1,6 +1,13 @@
 -- Where PostgreSQL needs other words than queries.sql. What a group commit writes by the thousand goes to the server as
 -- one statement over arrays, one array a column, in place of one statement a row: docs/decisions/0003-postgresql-driver.md
 -- has the figures. A key may occur once in the arrays of an update.
+-- What a transaction writes with nothing but such statements is one statement in the end, in which none sees what another
+-- writes: docs/decisions/0023-group-commit-in-one-statement.md.
+
+-- name: insert_definition (rows as arrays)
+INSERT INTO definitions (definition_id, tenant_id, workflow_name, package_id, package_digest, body)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[])
+ON CONFLICT (definition_id) DO NOTHING;
 
 -- name: insert_execution (rows as arrays)
 INSERT INTO executions (execution_id, tenant_id, workflow_name, definition_id, status, reason, error, input, output,
@@ -69,6 +76,16 @@ WHERE old.execution_id = new.execution_id AND old.task_index = new.task_index;
 INSERT INTO events (execution_id, sequence, event_type, task_name, at, data)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[]);
 
+-- name: upsert_executor (rows as arrays)
+INSERT INTO executors (owner, executor_id, slots, version, lease_expires_at, updated_at)
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::integer[], $4::text[], $5::bigint[], $6::bigint[])
+ON CONFLICT (owner, executor_id) DO UPDATE SET slots = excluded.slots, version = excluded.version,
+    lease_expires_at = excluded.lease_expires_at, updated_at = excluded.updated_at;
+
+-- name: delete_executor (rows as arrays)
+DELETE FROM executors AS old USING unnest($1::bigint[], $2::text[]) AS gone (owner, executor_id)
+WHERE old.owner = gone.owner AND old.executor_id = gone.executor_id;
+
 -- name: update_schedule
 UPDATE schedules SET tenant_id = ?, name = ?, kind = ?, workflows = ?, source = ?, package_id = ?, package_digest = ?,
     cron = ?, timezone = ?, poll_interval_ms = ?, allow_concurrent = ?, catch_up = ?, catch_up_cap = ?, params = ?,
@@ -98,10 +115,11 @@ DELETE FROM owners WHERE owner_id IN
 DELETE FROM owners WHERE owner_id IN
     (SELECT owner_id FROM owners WHERE epoch = ? AND lease_expires_at = ? FOR UPDATE SKIP LOCKED);
 
--- name: check_owner
+-- name: check_owner (rows as arrays)
 -- The row's lock is shared, so that nothing is written for it; who gives the owner up waits for the end of this
 -- transaction, or else this one waits for that and finds no row.
-SELECT 1 FROM owners WHERE owner_id = ? AND epoch = ? FOR SHARE;
+SELECT 1 FROM owners AS here JOIN unnest($1::text[], $2::bigint[]) AS own (owner_id, epoch)
+    ON here.owner_id = own.owner_id AND here.epoch = own.epoch FOR SHARE OF here;
 
 -- name: renew_owner
 UPDATE owners SET lease_expires_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + ?
