@@ -872,7 +872,7 @@ class Engine:
         if live.definition.spec.task_of(task).workflow is not None:
             self._families.due.append((live.execution_id, task))
         else:
-            self._ready.push(lane_of(live), live.execution_id, task, live.priority)
+            self._ready.push(lane_of(live), live.execution_id, task, created_at=live.created_at, priority=live.priority)
 
     def _drop_claim(self, live: Live, name: str) -> None:
         task = live.state.tasks[name]

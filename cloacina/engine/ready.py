@@ -1,5 +1,7 @@
-"""The queue of ready tasks: by priority within a tenant, then first in first out; tenants in turn.
+"""The queue of ready tasks: by priority within a tenant, then those of the oldest execution; tenants in turn.
 
+What was begun is ended before more is begun: executions end as soon as they can, few are under way at once, and a task
+that another one made ready is claimed in the same commit, as long as its execution is among the oldest.
 What may not be claimed now stays where it is: its lane is passed over, however much it holds.
 """
 
@@ -11,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-_Entry = tuple[int, int, str, str]
-"""Negated priority, number of arrival, execution id, task."""
+_Entry = tuple[int, int, str, int, str]
+"""Negated priority, creation of the execution, its id, number of arrival, task."""
 
 
 class Lane(NamedTuple):
@@ -50,13 +52,21 @@ class ReadyQueue:
     def __len__(self) -> int:
         return self._size
 
-    def push(self, lane: Lane, execution_id: str, task: str, priority: int = 0) -> None:
-        """Adds a task behind those of its lane that have its priority or a higher one."""
+    def push(self, lane: Lane, execution_id: str, task: str, *, created_at: int, priority: int = 0) -> None:
+        """Adds a task.
+
+        Args:
+            lane: which limits it is under.
+            execution_id, task: which.
+            created_at: when the execution was created, in microseconds since the epoch.
+            priority: tasks of the tenant with a higher one are taken before it.
+        """
         lanes = self._queues.get(lane.tenant_id)
         if lanes is None:
             lanes = self._queues[lane.tenant_id] = {}
             self._turns.append(lane.tenant_id)
-        heapq.heappush(lanes.setdefault(lane, []), (-priority, next(self._arrivals), execution_id, task))
+        entry = (-priority, created_at, execution_id, next(self._arrivals), task)
+        heapq.heappush(lanes.setdefault(lane, []), entry)
         self._size += 1
 
     def pop(self, allows: Allows) -> tuple[str, str] | None:
@@ -78,7 +88,7 @@ class ReadyQueue:
         return None
 
     def _take(self, tenant_id: str, lanes: dict[Lane, list[_Entry]], lane: Lane) -> tuple[str, str]:
-        _, _, execution_id, task = heapq.heappop(lanes[lane])
+        _, _, execution_id, _, task = heapq.heappop(lanes[lane])
         self._size -= 1
         if not lanes[lane]:
             del lanes[lane]

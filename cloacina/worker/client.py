@@ -48,6 +48,7 @@ class WorkerProcess(asyncio.Protocol):
         self._folder = folder
         self._decoder = frames.Decoder()
         self._transport: asyncio.WriteTransport | None = None
+        self._unsent: list[bytes] = []
         self._hung_up = False
         self._ended: str | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -66,8 +67,18 @@ class WorkerProcess(asyncio.Protocol):
 
     def send(self, kind: str, fields: Mapping[str, Any] | None = None, body: bytes = b"") -> None:
         """Sends a frame; one to a worker that has gone is dropped, its `Listener.on_exit` says the rest."""
-        if self._transport is not None and not self._hung_up:
-            self._transport.write(frames.encode(kind, fields, body))
+        if self._transport is None or self._hung_up:
+            return
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(frames.encode(kind, fields, body))
+
+    def _flush(self) -> None:
+        """One write for all that was said in a turn of the event loop: each write costs a system call, and has the
+        worker wake up and take the processor."""
+        unsent, self._unsent = self._unsent, []
+        if unsent and self._transport is not None and not self._hung_up:
+            self._transport.writelines(unsent)
 
     def kill(self) -> None:
         """Ends the process and whatever it started, at once."""
@@ -75,6 +86,7 @@ class WorkerProcess(asyncio.Protocol):
 
     def hang_up(self) -> None:
         """Lets the process end by itself; it is idle."""
+        self._flush()
         if self._transport is not None:
             self._transport.close()
 

@@ -34,7 +34,7 @@ def test_everything_pushed_is_popped_once_in_order_within_its_tenant(
 ) -> None:
     queue = ReadyQueue()
     for number, (tenant, workflow, priority) in enumerate(pushes):
-        queue.push(lane_of(tenant, workflow), f"{tenant}{number}", "t", priority)
+        queue.push(lane_of(tenant, workflow), f"{tenant}{number}", "t", created_at=number, priority=priority)
     assert len(queue) == len(pushes) == queue.count(always)
     popped = [entry for _ in range(pops) if (entry := queue.pop(always)) is not None]
     assert len(queue) == len(pushes) - len(popped) == queue.count(always)
@@ -53,7 +53,7 @@ def test_tenants_take_turns(pushes: list[tuple[str, str, int]]) -> None:
     queue = ReadyQueue()
     left = Counter(tenant for tenant, _, _ in pushes)
     for tenant, workflow, priority in pushes:
-        queue.push(lane_of(tenant, workflow), tenant, "t", priority)
+        queue.push(lane_of(tenant, workflow), tenant, "t", created_at=0, priority=priority)
     since: dict[str, Counter[str]] = {tenant: Counter() for tenant in left}
     while (entry := queue.pop(always)) is not None:
         tenant = entry[0]
@@ -84,9 +84,9 @@ def test_what_may_not_be_claimed_stays_and_holds_nothing_else_back(
 def test_a_long_queue_delays_a_newcomer_by_one_task() -> None:
     queue = ReadyQueue()
     for number in range(1000):
-        queue.push(Lane("busy"), f"busy{number}", "t")
+        queue.push(Lane("busy"), f"busy{number}", "t", created_at=number)
     queue.pop(always)
-    queue.push(Lane("small"), "small", "t")
+    queue.push(Lane("small"), "small", "t", created_at=9999)
     assert "small" in [queue.pop(always)[0], queue.pop(always)[0]]  # type: ignore[index]
 
 
@@ -94,8 +94,8 @@ def test_what_is_held_back_costs_nothing_to_pass_over() -> None:
     """However much a limit holds back: lanes are asked about, not what they hold."""
     queue = ReadyQueue()
     for number in range(10_000):
-        queue.push(Lane("busy", "limited", 1) if number % 2 else Lane("busy"), f"busy{number}", "t")
-    queue.push(Lane("small"), "small", "t")
+        queue.push(Lane("busy", "limited", 1) if number % 2 else Lane("busy"), f"busy{number}", "t", created_at=number)
+    queue.push(Lane("small"), "small", "t", created_at=9999)
     asked: list[Lane] = []
 
     def small_only(lane: Lane) -> bool:
@@ -106,6 +106,16 @@ def test_what_is_held_back_costs_nothing_to_pass_over() -> None:
     assert queue.pop(small_only) is None
     assert len(asked) <= 5
     assert queue.count(always) == 10_000
+
+
+@settings(max_examples=200, deadline=None)
+@given(tasks=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=30))
+def test_priority_comes_first_then_the_oldest_execution_then_the_order_of_arrival(tasks: list[tuple[int, int]]) -> None:
+    queue = ReadyQueue()
+    for number, (created_at, priority) in enumerate(tasks):
+        queue.push(Lane("t"), f"e{created_at}", str(number), created_at=created_at, priority=priority)
+    popped = [int(task) for _, task in iter(lambda: queue.pop(always), None)]
+    assert popped == sorted(range(len(tasks)), key=lambda number: (-tasks[number][1], tasks[number][0], number))
 
 
 class SteppingClock:
