@@ -72,7 +72,7 @@ def test_what_may_not_be_claimed_stays_and_holds_nothing_else_back(
 ) -> None:
     queue = ReadyQueue()
     for number, (tenant, workflow, priority) in enumerate(pushes):
-        queue.push(lane_of(tenant, workflow), str(number), "t", priority)
+        queue.push(lane_of(tenant, workflow), str(number), "t", created_at=number, priority=priority)
     closed = {lane_of(*each) for each in shut}
     held = {str(number) for number, (tenant, workflow, _) in enumerate(pushes) if (tenant, workflow) in shut}
     popped = {entry[0] for entry in iter(lambda: queue.pop(lambda lane: lane not in closed), None)}
