@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
+from cloacina.telemetry import otlp
+
 
 @dataclass(frozen=True)
 class CollectedSpan:
@@ -44,6 +46,8 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._spans: list[CollectedSpan] = []
+        self.envelopes = 0
+        """ResourceSpans that came."""
         self._server = grpc.server(ThreadPoolExecutor(4))
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
         self._port = self._server.add_insecure_port("127.0.0.1:0")
@@ -74,7 +78,14 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         ]
         with self._lock:
             self._spans.extend(spans)
+            self.envelopes += len(request.resource_spans)
         return trace_service_pb2.ExportTraceServiceResponse()
+
+
+def relayed(encoded: bytes, about: int) -> trace_service_pb2.ExportTraceServiceRequest:
+    """What a collector gets of spans that were handed to another process (`tracing.configure_relay`)."""
+    whole = otlp.request(encoded[:about], [encoded[about:]]) if about else encoded
+    return trace_service_pb2.ExportTraceServiceRequest.FromString(whole)
 
 
 def _collected(span: Any, resource: Any) -> CollectedSpan:

@@ -124,7 +124,7 @@ class Worker:
     def on_frame(self, worker: WorkerHandle, header: dict[str, Any], body: bytes) -> None:
         kind = header["kind"]
         if kind == frames.SPAN:
-            self._pool.forward_span(body)
+            self._pool.forward_span(body, header.get("about", 0))
         elif kind == frames.PLACED:
             self._set_clock(self._settings.worker_start_s, self._too_slow)
         elif kind == frames.READY:
@@ -280,13 +280,13 @@ class Supplies:
         forge: makes worker processes.
         artifacts: where packages come from.
         settings: limits and graces.
-        forward_span: takes spans that workers encoded.
+        forward_span: takes spans that workers encoded (`cloacina.telemetry.tracing.forward`).
     """
 
     forge: Forge
     artifacts: Artifacts
     settings: PoolSettings
-    forward_span: Callable[[bytes], None]
+    forward_span: Callable[[bytes, int], None]
 
 
 class Pool:

@@ -73,12 +73,9 @@ class Run:
         self._stage: tuple[Preparation, int] | None = None
         self._stage_said = False
         self._clocks: list[asyncio.TimerHandle] = []
-        with _within(self.scope):
-            self._span = tracing.start_span(
-                self._span_name(),
-                kind="consumer",
-                parent=assignment.origin.traceparent or None,
-            )
+        self._span = tracing.start_span(
+            self._span_name(), kind="consumer", parent=assignment.origin.traceparent or None, about=self.scope
+        )
 
     def _span_name(self) -> str:
         return f"task {self.assignment.workflow_name}/{self.assignment.task_name}"

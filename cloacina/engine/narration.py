@@ -107,10 +107,13 @@ def child_scheduled(child: Live) -> Origin:
     if not child.origin.traceparent or not tracing.enabled():
         return child.origin
     now = time.time_ns()
-    with _about(child):
-        traceparent = tracing.record_span(
-            f"schedule {child.workflow_name}", start_ns=now, end_ns=now, parent=child.origin.traceparent
-        )
+    traceparent = tracing.record_span(
+        f"schedule {child.workflow_name}",
+        start_ns=now,
+        end_ns=now,
+        parent=child.origin.traceparent,
+        about=_scope_of(child),
+    )
     return Origin(child.origin.request_id, traceparent)
 
 
@@ -162,17 +165,14 @@ def commit(work: GroupWork, rows: int, system: str, began_ns: int, ended_ns: int
         "db.operation.batch.size": rows,
         "cloacina.executions": work.executions,
     }
-    for live in work.lives():
-        if live.origin.traceparent:
-            with _about(live):
-                tracing.record_span(
-                    "store commit",
-                    start_ns=began_ns,
-                    end_ns=ended_ns,
-                    parent=live.origin.traceparent,
-                    attributes=attributes,
-                    kind="client",
-                )
+    tracing.record_in_each(
+        "store commit",
+        start_ns=began_ns,
+        end_ns=ended_ns,
+        kind="client",
+        attributes=attributes,
+        places=((live.origin.traceparent, _scope_of(live)) for live in work.lives() if live.origin.traceparent),
+    )
 
 
 def _place(live: Live, task: str | None) -> dict[str, object]:
@@ -191,4 +191,14 @@ def _about(live: Live, task: str | None = None) -> scope.bind:
         workflow_name=live.workflow_name,
         execution_id=live.execution_id,
         task_name=task,
+    )
+
+
+def _scope_of(live: Live) -> scope.Scope:
+    return scope.Scope(
+        request_id=live.origin.request_id or None,
+        tenant_id=live.tenant_id,
+        package_id=live.definition.package_id or None,
+        workflow_name=live.workflow_name,
+        execution_id=live.execution_id,
     )

@@ -1,8 +1,9 @@
 """The way of spans to the collector: a bounded queue and a thread of its own. Loaded only where tracing is on.
 
 In place of the SDK's batch processor and exporter, for what those cost a request while a collector is away: they encode
-a batch of 512 spans anew at each attempt, in one go, and Python runs nothing else meanwhile. Here a batch is encoded
-once, a few spans at a time with a pause in between; and spans that worker processes have encoded go the same way.
+a batch of 512 spans anew at each attempt, in one go, and Python runs nothing else meanwhile. Here spans of our own come
+encoded, from workers too; those that instrumentation and users make with the SDK are encoded once, a few at a time with
+a pause in between.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
+from cloacina.telemetry import otlp, scope
+from cloacina.telemetry.spans import annotate
+
 log = logging.getLogger(__name__)
 
 QUEUE_SPANS = 8192
@@ -34,6 +38,8 @@ _EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _ENCODED_AT_ONCE = 8
 """Spans: about half a millisecond."""
 _PAUSE_S = 0.0002
+_BATCH_BYTES = 1 << 20
+"""Collectors refuse messages over 4 MiB unless they are told otherwise; the last span may be a large one."""
 _FIRST_RETRY_S = 0.5
 _AFTER_FAILURE_S = 1.0
 _CHANNEL_OPTIONS: Any = (("grpc.max_reconnect_backoff_ms", 5000),)  # a collector that comes back is noticed soon
@@ -49,6 +55,10 @@ _TRANSIENT = frozenset(
     )
 )
 """What the specification of OTLP/gRPC says may be tried again."""
+
+_Item = bytes | tuple[bytes, bytes] | ReadableSpan
+"""A span of this process, encoded; one of a worker, behind what is said once for those of its process; one that the SDK
+made."""
 
 
 class Losses:
@@ -80,17 +90,42 @@ class Losses:
             )
 
 
+class ScopeOnEverySpan(SpanProcessor):
+    """Spans of instrumentation and of users carry the ids too."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        annotate(span, scope.current())
+
+
+class Relay(SpanProcessor):
+    """Hands each span of the SDK over as it ends.
+
+    Args:
+        send: given an encoded ExportTraceServiceRequest, and 0.
+    """
+
+    def __init__(self, send: Callable[[bytes, int], None]) -> None:
+        self._send = send
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.context is not None and span.context.trace_flags.sampled:
+            self._send(encode_spans([span]).SerializeToString(), 0)
+
+
 class SpanQueue(SpanProcessor):
     """Takes spans that have ended, from any thread and without waiting, and exports them in the background.
 
     Args:
         losses: told of spans that find the queue full, and of those that the collector does not take.
+        about: what is said once for the spans of this process (`otlp.of_resource`).
     """
 
-    def __init__(self, losses: Losses) -> None:
+    def __init__(self, losses: Losses, about: bytes) -> None:
         self._losses = losses
-        self._items: deque[ReadableSpan | bytes] = deque()
+        self._about = about
+        self._items: deque[_Item] = deque()
         self._bytes = 0
+        self._counting = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
         exporter: Any = OTLPSpanExporter(channel_options=_CHANNEL_OPTIONS)  # it reads the OTEL_* variables
@@ -100,19 +135,17 @@ class SpanQueue(SpanProcessor):
         self._thread = threading.Thread(target=self._run, name="export spans", daemon=True)
         self._thread.start()
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        pass
-
     def on_end(self, span: ReadableSpan) -> None:
         if span.context is not None and span.context.trace_flags.sampled:
             self._put(span)
 
-    def put_encoded(self, span: bytes) -> None:
-        """Takes a span as an encoded ExportTraceServiceRequest."""
-        if self._bytes + len(span) > QUEUE_BYTES:
-            self._losses.add(1, f"{self._bytes} bytes of workers' spans wait for it")
-        elif self._put(span):
-            self._bytes += len(span)
+    def put(self, span: bytes) -> None:
+        """Takes a span of this process, encoded as a field of ScopeSpans."""
+        self._put(span)
+
+    def put_of_worker(self, encoded: bytes, about: int) -> None:
+        """Takes what a worker encoded; see `cloacina.telemetry.tracing.forward`."""
+        self._put((encoded[:about], encoded[about:]))
 
     def shutdown(self) -> None:
         """Exports what is queued; waits for that."""
@@ -128,23 +161,24 @@ class SpanQueue(SpanProcessor):
             time.sleep(0.01)
         return not self._items
 
-    def _put(self, item: ReadableSpan | bytes) -> bool:
+    def _put(self, item: _Item) -> None:
         waiting = len(self._items)
-        if waiting >= QUEUE_SPANS:
-            self._losses.add(1, f"{waiting} spans wait for it")
-            return False
+        size = _size(item)
+        if waiting >= QUEUE_SPANS or self._bytes + size > QUEUE_BYTES:
+            self._losses.add(1, f"{waiting} spans wait for it, {self._bytes} bytes of them encoded")
+            return
+        with self._counting:
+            self._bytes += size
         self._items.append(item)
         if waiting + 1 >= BATCH_SPANS and not self._wake.is_set():
             self._wake.set()
-        return True
 
     def _run(self) -> None:
         while True:
             self._wake.wait(EXPORT_EVERY_S)
             self._wake.clear()
             while self._items:
-                batch = [self._items.popleft() for _ in range(min(len(self._items), BATCH_SPANS))]
-                self._bytes -= sum(len(item) for item in batch if isinstance(item, bytes))
+                batch = self._take()
                 try:
                     delivered = self._deliver(self._encoded(batch), len(batch))
                 except Exception as error:  # a span that cannot be encoded, say: the others go on
@@ -156,12 +190,31 @@ class SpanQueue(SpanProcessor):
                 self._channel.close()
                 return
 
-    def _encoded(self, batch: Sequence[ReadableSpan | bytes]) -> bytes:
+    def _take(self) -> list[_Item]:
+        batch: list[_Item] = []
+        size = 0
+        while self._items and len(batch) < BATCH_SPANS and size < _BATCH_BYTES:
+            batch.append(self._items.popleft())
+            size += _size(batch[-1])
+        with self._counting:
+            self._bytes -= size
+        return batch
+
+    def _encoded(self, batch: Sequence[_Item]) -> bytes:
         """The batch as one request: encoded ones behind each other are their union."""
-        parts = [item for item in batch if isinstance(item, bytes)]
-        own = [item for item in batch if not isinstance(item, bytes)]
-        for first in range(0, len(own), _ENCODED_AT_ONCE):
-            parts.append(encode_spans(own[first : first + _ENCODED_AT_ONCE]).SerializeToString())
+        spans: dict[bytes, list[bytes]] = {}
+        of_sdk: list[ReadableSpan] = []
+        for item in batch:
+            if isinstance(item, bytes):
+                spans.setdefault(self._about, []).append(item)
+            elif isinstance(item, tuple):
+                spans.setdefault(item[0], []).append(item[1])
+            else:
+                of_sdk.append(item)
+        parts = spans.pop(b"", [])  # of users in workers: requests as they are
+        parts += (otlp.request(about, encoded) for about, encoded in spans.items())
+        for first in range(0, len(of_sdk), _ENCODED_AT_ONCE):
+            parts.append(encode_spans(of_sdk[first : first + _ENCODED_AT_ONCE]).SerializeToString())
             if not self._closing.is_set():
                 time.sleep(_PAUSE_S)  # lets go of the interpreter, for whoever waits for it
         return b"".join(parts)
@@ -190,3 +243,10 @@ class SpanQueue(SpanProcessor):
                 if refused.rejected_spans:
                     self._losses.add(refused.rejected_spans, refused.error_message)
                 return True
+
+
+def _size(item: _Item) -> int:
+    """Bytes of what is encoded; a span of the SDK counts as none."""
+    if isinstance(item, bytes):
+        return len(item)
+    return len(item[0]) + len(item[1]) if isinstance(item, tuple) else 0

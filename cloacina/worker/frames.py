@@ -45,7 +45,8 @@ DEFERRED = "deferred"
 LOG = "log"
 """From the worker: a log record."""
 SPAN = "span"
-"""From the worker: an encoded span is the body."""
+"""From the worker: an encoded span is the body; see `cloacina.telemetry.tracing.forward`, which is given it and
+``about``."""
 
 
 class FrameError(Exception):

@@ -64,6 +64,7 @@ class Worker:
         connection.setblocking(True)
         self._connection = connection
         self._write_lock = threading.Lock()
+        self._held: list[bytes] = []
         self._tasks: dict[str, TaskDefinition] = {}
         self._triggers: dict[str, TriggerDefinition] = {}
         self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="task")
@@ -100,7 +101,7 @@ class Worker:
         sys.argv = ["cloacina-worker"]
         self._traced = order["tracing"]
         if self._traced:
-            tracing.configure_relay("worker", lambda encoded: self.send(frames.SPAN, body=encoded))
+            tracing.configure_relay("worker", self.relay_span)
 
     def load(self, order: dict[str, Any]) -> None:
         """Imports the package."""
@@ -183,9 +184,19 @@ class Worker:
         data = frames.encode(kind, fields, body)
         try:
             with self._write_lock:
-                self._connection.sendall(data)
+                held, self._held = self._held, []
+                self._connection.sendall(b"".join((*held, data)) if held else data)
         except OSError:
             os._exit(0)
+
+    def relay_span(self, encoded: bytes, about: int) -> None:
+        """Our own are those around attempts: such a one goes along with the attempt's end, which follows."""
+        if about:
+            frame = frames.encode(frames.SPAN, {"about": about}, encoded)
+            with self._write_lock:
+                self._held.append(frame)
+        else:
+            self.send(frames.SPAN, body=encoded)
 
     def finish_poll(self, attempt: _Attempt, outcome: PollOutcome) -> None:
         """A poll ended."""

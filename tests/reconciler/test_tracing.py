@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from cloacina.errors import InvalidRequest
 from cloacina.telemetry import scope, tracing
+from tests.otlp_collector import relayed
 
 from .conftest import Stand, archive
 
@@ -20,8 +20,8 @@ def spans() -> Iterator[list[Any]]:
     """Every span that ends."""
     ended: list[Any] = []
 
-    def keep(encoded: bytes) -> None:
-        for resource in ExportTraceServiceRequest.FromString(encoded).resource_spans:
+    def keep(encoded: bytes, about: int) -> None:
+        for resource in relayed(encoded, about).resource_spans:
             for group in resource.scope_spans:
                 ended.extend(group.spans)
 

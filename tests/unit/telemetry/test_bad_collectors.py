@@ -41,7 +41,9 @@ def test_no_request_is_a_millisecond_slower_for_a_bad_collector(
     assert slowest < _BOUND_S, f"{slowest * 1e6:.0f} µs"
 
 
-def test_a_batch_is_encoded_in_parts_so_that_requests_run_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_of_the_sdk_are_encoded_a_few_at_a_time_so_that_requests_run_in_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     steps: dict[threading.Thread, list[int]] = defaultdict(list)  # of each thread: spans it encodes, 0 for a pause
     encode, pause = span_export.encode_spans, time.sleep
 
@@ -60,7 +62,10 @@ def test_a_batch_is_encoded_in_parts_so_that_requests_run_in_between(monkeypatch
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
         tracing.configure("api")
         monkeypatch.setattr(span_export.time, "sleep", sleep)
-        end_spans(500)
+        assert tracing._State.provider is not None
+        tracer = tracing._State.provider.get_tracer("instrumentation")
+        for _ in range(500):
+            tracer.start_span("s").end()
         wait_until(lambda: sum(received) == 500, "the spans")
         monkeypatch.undo()
     (taken,) = [each for each in steps.values() if sum(each) == 500]
@@ -117,7 +122,6 @@ def test_spans_that_find_the_queue_full_are_counted_and_those_in_it_are_not(
 ) -> None:
     logged = configure()
     monkeypatch.setattr(span_export, "QUEUE_SPANS", 64)
-    monkeypatch.setattr(span_export, "QUEUE_BYTES", 1000)
     monkeypatch.setattr(span_export, "EXPORT_EVERY_S", 0.01)
     reached, received, over = threading.Event(), [], threading.Event()
 
@@ -138,7 +142,8 @@ def test_spans_that_find_the_queue_full_are_counted_and_those_in_it_are_not(
         reached.clear()
         end_spans(1)
         assert reached.wait(30)
-        for _ in range(3):  # of workers: large ones are bounded by their bytes
+        monkeypatch.setattr(span_export, "QUEUE_BYTES", 1000)
+        for _ in range(3):  # large ones are bounded by their bytes
             tracing.forward(b"x" * 400)
         assert lost() == 6
         over.set()

@@ -14,6 +14,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from cloacina.telemetry import scope, tracing
+from tests import otlp_collector
 
 _ROOT = Path(__file__).parents[3]
 _PARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
@@ -85,9 +86,8 @@ def _spans(requests) -> dict[str, tuple[object, dict[str, object], dict[str, obj
 def relayed() -> Iterator[list[trace_service_pb2.ExportTraceServiceRequest]]:
     """Tracing as it is in a worker: spans are handed over as they end."""
     sent: list[trace_service_pb2.ExportTraceServiceRequest] = []
-    tracing.configure_relay(
-        "worker", lambda encoded: sent.append(trace_service_pb2.ExportTraceServiceRequest.FromString(encoded))
-    )
+
+    tracing.configure_relay("worker", lambda encoded, about: sent.append(otlp_collector.relayed(encoded, about)))
     return sent
 
 
@@ -144,9 +144,9 @@ def test_a_child_span_never_begins_a_trace(relayed) -> None:
 
 def test_what_is_over_is_recorded_with_its_times(relayed) -> None:
     with scope.bind(request_id="r"):
-        tracing.record_span("store commit", start_ns=1000, end_ns=5000, parent=_PARENT, kind="client")
-    span, attributes, _ = _spans(relayed)["store commit"]
-    assert (span.start_time_unix_nano, span.end_time_unix_nano, span.kind) == (1000, 5000, 3)
+        tracing.record_span("schedule flow", start_ns=1000, end_ns=5000, parent=_PARENT)
+    span, attributes, _ = _spans(relayed)["schedule flow"]
+    assert (span.start_time_unix_nano, span.end_time_unix_nano, span.kind) == (1000, 5000, 1)
     assert attributes["request_id"] == "r"
 
 
