@@ -88,7 +88,7 @@ from cloacina.engine.surroundings import surroundings_of
 from cloacina.engine.sweeper import sweep_leases
 from cloacina.engine.timers import DueTimers
 from cloacina.engine.watchers import Watchers
-from cloacina.engine.work import GroupWork, restore_task
+from cloacina.engine.work import GroupWork, Transaction, restore_task
 from cloacina.errors import CloacinaError, Conflict, Internal, NotFound, RateLimited, Unavailable
 from cloacina.store.database import StoreConflict
 from cloacina.store.executions import Batch, DefinitionRow, ExecutionStore, ExecutorRow, LiveExecution
@@ -650,7 +650,7 @@ class Engine:
             rows = await self._store.commit(batch)
         self._stored_definitions.update(work.definitions)
         if rows and tracing.enabled():
-            narration.commit(work, rows, self._store.system, began, time.time_ns())
+            work.transaction = Transaction(rows, began, time.time_ns())
 
     async def _publish(self, work: GroupWork, requests: Sequence[Request]) -> None:
         """The group is durable: say so, to whoever waits for it. First what others can go on with: to count it and to
@@ -666,6 +666,8 @@ class Engine:
             for afterwards in work.afterwards:
                 afterwards()
             await asyncio.sleep(0)  # it is sent in this turn of the loop
+            if work.transaction is not None:
+                narration.commit(work, work.transaction, self._store.system)
             for live, event in work.history:
                 self._metrics.observe(live, event)
                 narration.event(live, event)

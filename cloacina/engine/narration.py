@@ -30,7 +30,7 @@ from cloacina.domain.execution import (
     WorkflowStarted,
 )
 from cloacina.engine.model import Joining, Live, Origin, Result
-from cloacina.engine.work import GroupWork
+from cloacina.engine.work import GroupWork, Transaction
 from cloacina.store.owners import Owner, OwnerRow
 from cloacina.telemetry import scope, tracing
 
@@ -150,25 +150,24 @@ def lease_lapsed(executor_id: str, claims: int) -> None:
     log.warning("an executor's lease lapsed; its tasks are ready again", extra=extra)
 
 
-def commit(work: GroupWork, rows: int, system: str, began_ns: int, ended_ns: int) -> None:
+def commit(work: GroupWork, transaction: Transaction, system: str) -> None:
     """A commit serves many executions: it is a span in the trace of each.
 
     Args:
         work: what was committed.
-        rows: how many rows that were.
+        transaction: with what.
         system: the database, "sqlite" or "postgresql".
-        began_ns, ended_ns: nanoseconds since the epoch.
     """
     attributes = {
         "db.system.name": system,
         "db.namespace": "scheduler",
-        "db.operation.batch.size": rows,
+        "db.operation.batch.size": transaction.rows,
         "cloacina.executions": work.executions,
     }
     tracing.record_in_each(
         "store commit",
-        start_ns=began_ns,
-        end_ns=ended_ns,
+        start_ns=transaction.began_ns,
+        end_ns=transaction.ended_ns,
         kind="client",
         attributes=attributes,
         places=((live.origin.traceparent, _scope_of(live)) for live in work.lives() if live.origin.traceparent),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -86,6 +86,19 @@ class _Scheduled:
     row: ScheduleRow | None
 
 
+class Transaction(NamedTuple):
+    """The transaction that wrote a group.
+
+    Args:
+        rows: how many rows it wrote.
+        began_ns, ended_ns: nanoseconds since the epoch.
+    """
+
+    rows: int
+    began_ns: int
+    ended_ns: int
+
+
 class GroupWork:
     """Collects the events of many executions, and everything that must wait until they are durable.
 
@@ -97,6 +110,8 @@ class GroupWork:
     def __init__(self, now: int, owner: Owner) -> None:
         self.now = now
         self.owner = owner
+        self.transaction: Transaction | None = None
+        """Of rows that were written; for its spans, when tracing is on."""
         self.must_own = False
         """Whether the ownership is to be looked at even if nothing is written: something is told from memory."""
         self.reopened: list[str] = []

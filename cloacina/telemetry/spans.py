@@ -12,6 +12,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -211,11 +212,13 @@ class LightSpan(trace.Span):
 
     def annotate(self, about: scope.Scope) -> None:
         """Adds ids that became known since it began."""
-        if about is not self._about:
-            known = {name: getattr(about, name) for name in scope.SCOPE_FIELDS}
-            self._about = scope.Scope(
-                **{name: getattr(self._about, name) if value is None else value for name, value in known.items()}
-            )
+        before = self._about
+        kept = {
+            name: getattr(before, name)
+            for name in scope.SCOPE_FIELDS
+            if getattr(about, name) is None and getattr(before, name) is not None
+        }
+        self._about = replace(about, **kept) if kept else about
 
     @property
     def ids(self) -> tuple[str, str]:

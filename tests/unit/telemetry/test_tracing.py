@@ -119,9 +119,11 @@ def test_every_span_carries_the_ids_of_its_scope_those_of_users_too(relayed) -> 
 
 
 def test_ids_that_become_known_later_are_added(relayed) -> None:
-    with tracing.span("s"), scope.bind(request_id="late"):
+    later = scope.bind(request_id="late", attempt=2, task_name=None)
+    with scope.bind(task_name="early", attempt=1), tracing.span("s"), later:
         tracing.annotate_current()
-    assert _spans(relayed)["s"][1]["request_id"] == "late"
+    _, attributes, _ = _spans(relayed)["s"]
+    assert attributes == {"request_id": "late", "cloacina.task_name": "early", "cloacina.attempt": 2}
 
 
 def test_an_error_sets_the_status_and_is_recorded(relayed) -> None:
