@@ -1,5 +1,5 @@
 """The four services: api, scheduler, reconciler, executor. Each is a folder; `python -m services.<name>` starts it."""
 
-from cloacina.forks import leave_forks_alone
+from cloacina import grpc_environment
 
-leave_forks_alone()
+grpc_environment.prepare()

@@ -1,3 +1,3 @@
-from cloacina.forks import leave_forks_alone
+from cloacina import grpc_environment
 
-leave_forks_alone()
+grpc_environment.prepare()

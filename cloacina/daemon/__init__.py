@@ -1,5 +1,5 @@
 """The local daemon: watched folders of packages, run on this machine, without HTTP."""
 
-from cloacina.forks import leave_forks_alone
+from cloacina import grpc_environment
 
-leave_forks_alone()
+grpc_environment.prepare()

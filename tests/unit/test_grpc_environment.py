@@ -1,4 +1,4 @@
-"""Processes that ours start: gRPC does nothing in them before they are another program."""
+"""gRPC in our processes, and in those that ours start: there it does nothing before they are another program."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+
+from cloacina import grpc_environment
 
 _THREADS_OF_A_CHILD = """
 import {module}
@@ -32,3 +34,20 @@ def test_a_child_has_one_thread_and_prints_nothing(module: str) -> None:
     )
     assert set(ran.stdout.split()) == {"1"}
     assert "fork" not in ran.stderr
+
+
+def test_what_is_switched_off_is_known_to_grpc() -> None:
+    """It names on its error output what it does not know, and goes on."""
+    program = "import services.scheduler.service, grpc; grpc.insecure_channel('127.0.0.1:1')"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stderr == ""
+
+
+def test_who_sets_a_variable_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPC_EXPERIMENTS", "mine")
+    monkeypatch.delenv("GRPC_ENABLE_FORK_SUPPORT", raising=False)
+    grpc_environment.prepare()
+    assert (os.environ["GRPC_EXPERIMENTS"], os.environ["GRPC_ENABLE_FORK_SUPPORT"]) == ("mine", "0")
