@@ -16,10 +16,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from cloacina.telemetry import otlp, scope
@@ -30,6 +34,10 @@ log = logging.getLogger(__name__)
 QUEUE_SPANS = 8192
 QUEUE_BYTES = 32 << 20
 BATCH_SPANS = 512
+BATCH_BYTES = 1 << 20
+"""A batch may be larger by its last span. Collectors refuse messages over 4 MiB unless they are told otherwise."""
+LARGEST_BYTES = 1 << 20
+"""Of what a worker sends at once."""
 EXPORT_EVERY_S = 0.5
 EXPORT_DEADLINE_S = 5.0
 SAY_EVERY_S = 60.0
@@ -37,9 +45,9 @@ SAY_EVERY_S = 60.0
 _EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _ENCODED_AT_ONCE = 8
 """Spans: about half a millisecond."""
+_READ_AT_ONCE = 64
+"""Spans of workers: about as long."""
 _PAUSE_S = 0.0002
-_BATCH_BYTES = 1 << 20
-"""Collectors refuse messages over 4 MiB unless they are told otherwise; the last span may be a large one."""
 _FIRST_RETRY_S = 0.5
 _AFTER_FAILURE_S = 1.0
 _CHANNEL_OPTIONS: Any = (("grpc.max_reconnect_backoff_ms", 5000),)  # a collector that comes back is noticed soon
@@ -145,7 +153,10 @@ class SpanQueue(SpanProcessor):
 
     def put_of_worker(self, encoded: bytes, about: int) -> None:
         """Takes what a worker encoded; see `cloacina.telemetry.tracing.forward`."""
-        self._put((encoded[:about], encoded[about:]))
+        if len(encoded) > LARGEST_BYTES:
+            self._losses.add(1, f"a worker sent a span of {len(encoded)} bytes")
+        else:
+            self._put((encoded[:about], encoded[about:]))
 
     def shutdown(self) -> None:
         """Exports what is queued; waits for that."""
@@ -193,7 +204,7 @@ class SpanQueue(SpanProcessor):
     def _take(self) -> list[_Item]:
         batch: list[_Item] = []
         size = 0
-        while self._items and len(batch) < BATCH_SPANS and size < _BATCH_BYTES:
+        while self._items and len(batch) < BATCH_SPANS and size < BATCH_BYTES:
             batch.append(self._items.popleft())
             size += _size(batch[-1])
         with self._counting:
@@ -202,22 +213,41 @@ class SpanQueue(SpanProcessor):
 
     def _encoded(self, batch: Sequence[_Item]) -> bytes:
         """The batch as one request: encoded ones behind each other are their union."""
-        spans: dict[bytes, list[bytes]] = {}
+        own: list[bytes] = []
+        of_workers: dict[bytes, list[bytes]] = {}
         of_sdk: list[ReadableSpan] = []
         for item in batch:
             if isinstance(item, bytes):
-                spans.setdefault(self._about, []).append(item)
+                own.append(item)
             elif isinstance(item, tuple):
-                spans.setdefault(item[0], []).append(item[1])
+                of_workers.setdefault(item[0], []).append(item[1])
             else:
                 of_sdk.append(item)
-        parts = spans.pop(b"", [])  # of users in workers: requests as they are
-        parts += (otlp.request(about, encoded) for about, encoded in spans.items())
+        parts = [otlp.request(self._about, own)] if own else []
+        for about, encoded in of_workers.items():
+            for first in range(0, len(encoded), _READ_AT_ONCE):
+                parts += self._of_worker(about, encoded[first : first + _READ_AT_ONCE])
+                self._let_go()
         for first in range(0, len(of_sdk), _ENCODED_AT_ONCE):
             parts.append(encode_spans(of_sdk[first : first + _ENCODED_AT_ONCE]).SerializeToString())
-            if not self._closing.is_set():
-                time.sleep(_PAUSE_S)  # lets go of the interpreter, for whoever waits for it
+            self._let_go()
         return b"".join(parts)
+
+    def _let_go(self) -> None:
+        """Of the interpreter, for whoever waits for it."""
+        if not self._closing.is_set():
+            time.sleep(_PAUSE_S)
+
+    def _of_worker(self, about: bytes, encoded: list[bytes]) -> list[bytes]:
+        """What of this may be sent with the spans of others. A worker runs the code of one tenant, which may write
+        whatever it likes to its socket, and a collector refuses a whole request for a byte of it."""
+        together = [otlp.request(about, encoded)] if about else encoded
+        if all(map(_is_sound, together)):
+            return together
+        each = [otlp.request(about, [span]) for span in encoded] if about else encoded
+        sound = [request for request in each if _is_sound(request)]
+        self._losses.add(len(each) - len(sound), "a worker sent what is no span")
+        return sound
 
     def _deliver(self, encoded: bytes, spans: int) -> bool:
         """Sends a request, again where that may help. Returns whether the collector answered it."""
@@ -243,6 +273,18 @@ class SpanQueue(SpanProcessor):
                 if refused.rejected_spans:
                     self._losses.add(refused.rejected_spans, refused.error_message)
                 return True
+
+
+def _is_sound(request: bytes) -> bool:
+    """Whether a collector can read it."""
+    try:
+        read = ExportTraceServiceRequest.FromString(request)
+    except DecodeError:
+        return False
+    spans = [span for each in read.resource_spans for scoped in each.scope_spans for span in scoped.spans]
+    return all(
+        len(span.trace_id) == 16 and len(span.span_id) == 8 and len(span.parent_span_id) in (0, 8) for span in spans
+    ) and all(len(link.trace_id) == 16 and len(link.span_id) == 8 for span in spans for link in span.links)
 
 
 def _size(item: _Item) -> int:

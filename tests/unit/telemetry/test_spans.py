@@ -386,3 +386,43 @@ def test_spans_of_one_process_go_into_one_envelope_whoever_relays_them(monkeypat
             ("cloacina-executor", "task b"),
         }
         assert collector.envelopes == 3  # of the executor, of the worker, and the request of the author's span
+
+
+def _request(**fields: bytes) -> bytes:
+    span = {"trace_id": b"t" * 16, "span_id": b"s" * 8, "name": b"sound", **fields}
+    return ExportTraceServiceRequest(
+        resource_spans=[{"scope_spans": [{"spans": [{**span, "name": span["name"].decode()}]}]}]
+    ).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("encoded", "about"),
+    [
+        (b"garbage", 0),
+        (b"garbage", 4),
+        (b"\x0a\x00\x12\x05", 2),
+        (_request(name=b"bad", trace_id=b"short"), 0),
+        (_request(name=b"bad", span_id=b""), 0),
+        (_request(name=b"bad", parent_span_id=b"x"), 0),
+        (_request(name=b"bad").replace(b"bad", b"\xff\xff\xff"), 0),
+        (_request(name=b"large" * 300_000), 0),
+    ],
+)
+def test_what_a_worker_sends_in_place_of_spans_costs_nobody_else_a_span(
+    encoded: bytes, about: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relayed: list[tuple[bytes, int]] = []
+    tracing.configure_relay("worker", lambda encoded, about: relayed.append((encoded, about)))
+    tracing.start_span("run").end()
+    ((once_and_span, length),) = relayed
+    with Collector() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        tracing.configure("executor")
+        tracing.forward(once_and_span, length)
+        tracing.forward(encoded, about)
+        tracing.forward(once_and_span[:length] + b"no span", length)
+        tracing.forward(_request(), 0)
+        tracing.start_span("task").end()
+        tracing.shutdown(30)
+        assert sorted(span.name for span in collector.spans) == ["run", "sound", "task"]
+    assert tracing.dropped_spans() == 2
