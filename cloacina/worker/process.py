@@ -1,7 +1,7 @@
 """A worker process: loads one package and runs its tasks, sync ones on threads, async ones on one event loop.
 
-The main thread reads orders. Whoever ends a task writes its result. When the executor's end of the socket closes, the
-process ends at once.
+Threads take turns at reading orders, see `cloacina.worker.crew`. Whoever ends a task writes its result. When the
+executor's end of the socket closes, the process ends at once.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context as ContextVars
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,13 @@ from cloacina.domain.graph import parent_of
 from cloacina.domain.inputs import MAX_CONTEXT_BYTES
 from cloacina.telemetry import scope, tracing
 from cloacina.worker import confinement, frames
+from cloacina.worker.crew import Crew, Job
 from cloacina.worker.execution import Outcome, run_async, run_sync
 from cloacina.worker.output import CapturedDescriptor, FrameHandler, LineWriter, current_claim, cut, cut_front
 from cloacina.worker.polling import PollOutcome, poll_async, poll_sync
 from cloacina.worker.redaction import Redactor
 from cloacina.worker.secrets import Granted
 
-_MAX_THREADS = 1024
 _READ_BYTES = 1 << 18
 
 
@@ -67,7 +67,7 @@ class Worker:
         self._held: list[bytes] = []
         self._tasks: dict[str, TaskDefinition] = {}
         self._triggers: dict[str, TriggerDefinition] = {}
-        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="task")
+        self._decoder = frames.Decoder()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: dict[int, _Attempt] = {}
         self._secrets: dict[int, Granted] = {}
@@ -122,27 +122,32 @@ class Worker:
 
     def serve(self) -> None:
         """Does what the executor says until it hangs up; then the process ends."""
-        decoder = frames.Decoder()
-        while True:
-            try:
-                data = self._connection.recv(_READ_BYTES)
-            except OSError:
-                data = b""
-            if not data:
-                os._exit(0)
-            for header, body in decoder.feed(data):
-                if header["kind"] == frames.RUN:
-                    self._start(header, body)
-                elif header["kind"] == frames.POLL:
-                    self._poll(header)
-                elif header["kind"] == frames.SECRETS:
-                    self._secrets[header["claim"]] = Granted.from_body(body)
-                elif header["kind"] == frames.CANCEL:
-                    attempt = self._running.get(header["claim"])
-                    if attempt is not None:
-                        attempt.cancel()
+        Crew(self._read).serve()
 
-    def _start(self, header: dict[str, Any], body: bytes) -> None:
+    def _read(self) -> list[Job]:
+        """Waits for orders; returns the plain functions to run."""
+        try:
+            data = self._connection.recv(_READ_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            os._exit(0)
+        jobs = []
+        for header, body in self._decoder.feed(data):
+            kind = header["kind"]
+            if kind in (frames.RUN, frames.POLL):
+                job = self._start(header, body) if kind == frames.RUN else self._poll(header)
+                if job is not None:
+                    jobs.append(job)
+            elif kind == frames.SECRETS:
+                self._secrets[header["claim"]] = Granted.from_body(body)
+            elif kind == frames.CANCEL:
+                attempt = self._running.get(header["claim"])
+                if attempt is not None:
+                    attempt.cancel()
+        return jobs
+
+    def _start(self, header: dict[str, Any], body: bytes) -> Job | None:
         attempt = _Attempt(self, header, body, self._secrets.pop(header["claim"], Granted()))
         task = self._tasks.get(parent_of(header["task"]))
         self._running[attempt.claim] = attempt
@@ -153,9 +158,10 @@ class Worker:
         elif task.is_async:
             attempt.begin_async(task, self._event_loop())
         else:
-            self._threads.submit(ContextVars().run, attempt.run_sync, task)
+            return partial(ContextVars().run, attempt.run_sync, task)
+        return None
 
-    def _poll(self, header: dict[str, Any]) -> None:
+    def _poll(self, header: dict[str, Any]) -> Job | None:
         attempt = _Attempt(self, header, b"", Granted())
         trigger = self._triggers.get(header["task"])
         self._running[attempt.claim] = attempt
@@ -165,7 +171,8 @@ class Worker:
         elif asyncio.iscoroutinefunction(trigger.function):
             attempt.begin_async_poll(trigger, self._event_loop())
         else:
-            self._threads.submit(ContextVars().run, attempt.poll_sync, trigger)
+            return partial(ContextVars().run, attempt.poll_sync, trigger)
+        return None
 
     def _event_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
