@@ -205,9 +205,14 @@ class Run:
         }
         if self.worker is not None and self.worker.machine:
             extra["worker_machine"] = self.worker.machine
-        with _within(self.scope):
-            log.log(level, message, extra={**extra, "_trace": tracing.ids_of(self.traceparent)})
+        extra["_trace"] = tracing.ids_of(self.traceparent)
         self._reports.ended(result)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._tell, level, message, extra)  # two turns on, when the result is sent
+
+    def _tell(self, level: int, message: str, extra: dict[str, object]) -> None:
+        with _within(self.scope):
+            log.log(level, message, extra=extra)
 
     def _close(self) -> None:
         self.over = True
