@@ -208,9 +208,9 @@ class Run:
         extra["_trace"] = tracing.ids_of(self.traceparent)
         self._reports.ended(result)
         loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._tell, level, message, extra)  # two turns on, when the result is sent
+        loop.call_soon(loop.call_soon, self._log_end, level, message, extra)  # two turns on, when the result is sent
 
-    def _tell(self, level: int, message: str, extra: dict[str, object]) -> None:
+    def _log_end(self, level: int, message: str, extra: dict[str, object]) -> None:
         with _within(self.scope):
             log.log(level, message, extra=extra)
 
