@@ -309,15 +309,14 @@ class _Transaction:
         first = self._statements[0]
         if len(self._statements) == 1 and first.expect is None and self._is_one(first):
             await self._commit(self._execute(connection, first))  # a single statement is a transaction by itself
-        elif (joined := self._joined.sql(self._statements)) is not None:
-            await self._run_joined(connection, joined)
+        elif (joined := self._joined.join(self._statements)) is not None:
+            await self._run_joined(connection, *joined)
         else:
             await self._run_each(connection)
 
-    async def _run_joined(self, connection: asyncpg.Connection, sql: str) -> None:
-        columns = [column for statement in self._statements for column in zip(*statement.rows, strict=True)]
+    async def _run_joined(self, connection: asyncpg.Connection, sql: str, parameters: Sequence[Any]) -> None:
         try:
-            await self._commit(connection.execute(sql, *columns))
+            await self._commit(connection.execute(sql, *parameters))
         except asyncpg.DivisionByZeroError:  # a row is not as expected, and nothing happened: which one it is
             await self._run_each(connection)
 

@@ -31,6 +31,34 @@ async def test_every_field_comes_back_as_it_was_written(store: ExecutionStore) -
     assert await store.task_claim("e1", "absent") is None
 
 
+async def test_texts_and_numbers_come_back_whatever_they_look_like(store: ExecutionStore) -> None:
+    texts = [
+        '"',
+        "\\",
+        '\\"',
+        'a"b',
+        "NULL",
+        "",
+        " ",
+        ",",
+        "{}",
+        "{a,b}",
+        "it's",
+        "\n\t",
+        "\u0301\U0001f600",
+        "None",
+        None,
+    ]
+    tasks = [task("e1", index, error=text, retry_due=index or None) for index, text in enumerate(texts)]
+    await store.commit(Batch([DEFINITION], [execution(1)], tasks=tasks))
+    assert await store.list_tasks("acme", "e1") == tasks
+    for index, text in enumerate(reversed(texts)):  # each alone in its column
+        change = task_change("e1", index, error=text, retry_due=-(2**62))
+        await store.commit(Batch(task_changes=[change]))
+        found = (await store.list_tasks("acme", "e1"))[index]
+        assert (found.error, found.retry_due) == (text, -(2**62))
+
+
 async def test_every_field_of_a_change_is_applied(store: ExecutionStore) -> None:
     await store.commit(begun(1))
     change, of_task = execution_change("e1", error="e", cancelling="c"), task_change("e1", 1)
