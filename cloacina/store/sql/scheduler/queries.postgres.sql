@@ -6,7 +6,7 @@
 
 -- name: insert_definition (rows as arrays)
 INSERT INTO definitions (definition_id, tenant_id, workflow_name, package_id, package_digest, body)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[])
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[]) AS new
 ON CONFLICT (definition_id) DO NOTHING;
 
 -- name: insert_execution (rows as arrays)
@@ -16,7 +16,7 @@ INSERT INTO executions (execution_id, tenant_id, workflow_name, definition_id, s
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
     $8::bytea[], $9::bytea[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[], $15::bigint[],
     $16::bigint[], $17::text[], $18::bigint[], $19::integer[], $20::text[], $21::text[], $22::bigint[],
-    $23::integer[], $24::bigint[]);
+    $23::integer[], $24::bigint[]) AS new;
 
 -- name: update_execution (rows as arrays)
 UPDATE executions AS old SET status = new.status, reason = new.reason, error = new.error, output = new.output,
@@ -37,7 +37,7 @@ INSERT INTO tasks (execution_id, task_index, task_name, max_attempts, status, at
     finished_at, updated_at, instances)
 SELECT * FROM unnest($1::text[], $2::integer[], $3::text[], $4::integer[], $5::text[], $6::integer[], $7::bigint[],
     $8::text[], $9::integer[], $10::boolean[], $11::bigint[], $12::bytea[], $13::text[], $14::text[], $15::text[],
-    $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::integer[]);
+    $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::integer[]) AS new;
 
 -- name: update_task (rows as arrays)
 UPDATE tasks AS old SET status = new.status, attempt = new.attempt, claim_id = new.claim_id, executor_id =
@@ -74,11 +74,11 @@ WHERE old.execution_id = new.execution_id AND old.task_index = new.task_index;
 
 -- name: insert_event (rows as arrays)
 INSERT INTO events (execution_id, sequence, event_type, task_name, at, data)
-SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[]);
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[]) AS new;
 
 -- name: upsert_executor (rows as arrays)
 INSERT INTO executors (owner, executor_id, slots, version, lease_expires_at, updated_at)
-SELECT * FROM unnest($1::bigint[], $2::text[], $3::integer[], $4::text[], $5::bigint[], $6::bigint[])
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::integer[], $4::text[], $5::bigint[], $6::bigint[]) AS new
 ON CONFLICT (owner, executor_id) DO UPDATE SET slots = excluded.slots, version = excluded.version,
     lease_expires_at = excluded.lease_expires_at, updated_at = excluded.updated_at;
 
