@@ -7,6 +7,7 @@ encoded once, when it ends.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -25,6 +26,8 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status,
 from opentelemetry.trace.span import TraceState
 
 from cloacina.telemetry import otlp, scope
+
+log = logging.getLogger(__name__)
 
 SAMPLED, RANDOM = 1, 2
 """Flags of W3C's trace context."""
@@ -202,7 +205,7 @@ class LightSpan(trace.Span):
         """Sets the status to error, and records the exception."""
         if isinstance(error, BaseException):
             self.record_exception(error)
-        self.set_status(StatusCode.ERROR, str(error))
+        self.set_status(StatusCode.ERROR, _said_by(error))
 
     def link(self, traceparent: str) -> None:
         """Adds a link; what is no traceparent adds none."""
@@ -219,11 +222,6 @@ class LightSpan(trace.Span):
             if getattr(about, name) is None and getattr(before, name) is not None
         }
         self._about = replace(about, **kept) if kept else about
-
-    @property
-    def ids(self) -> tuple[str, str]:
-        """Its trace id and its own, in hex."""
-        return self.traceparent[3:35], self.traceparent[36:52]
 
     def as_parent(self) -> Parent:
         """What a span below it is told."""
@@ -243,7 +241,7 @@ class LightSpan(trace.Span):
             self._token = None
         self.end()
 
-    # OpenTelemetry's API
+    # OpenTelemetry's API. User code may call it with anything: nothing raises, and what cannot be encoded is dropped.
 
     def end(self, end_time: int | None = None) -> None:
         if self._recording:
@@ -259,7 +257,7 @@ class LightSpan(trace.Span):
 
     def update_name(self, name: str) -> None:
         if self._recording:
-            self._name = name
+            self._name = str(name)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         for key, value in attributes.items():
@@ -271,8 +269,13 @@ class LightSpan(trace.Span):
         if not self._own_attributes:
             self._attributes, self._own_attributes = dict(self._attributes), True
         attributes, most = self._attributes, self._maker.limits.max_span_attributes
+        try:
+            kept = value if type(value) in _PLAIN else _frozen(value)
+        except Exception:
+            self._drop(0)
+            return
         attributes.pop(key, None)
-        attributes[key] = value if type(value) in _PLAIN else _frozen(value)
+        attributes[key] = kept
         if most is not None and len(attributes) > most:
             del attributes[next(iter(attributes))]
             self._drop(0)
@@ -283,8 +286,12 @@ class LightSpan(trace.Span):
         limits, writer = self._maker.limits, self._maker.writer
         kept, dropped = _bounded(attributes, limits.max_event_attributes)
         at_ns = time.time_ns() if timestamp is None else timestamp
-        event = writer.event(name, at_ns, kept, dropped, limits.max_attribute_length)
-        self._events = self._with(self._events, event, limits.max_events, 1)
+        try:
+            event = writer.event(name, at_ns, kept, dropped, limits.max_attribute_length)
+        except Exception:
+            self._drop(1)
+        else:
+            self._events = self._with(self._events, event, limits.max_events, 1)
 
     def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
         found = _parent_in(context)
@@ -298,7 +305,7 @@ class LightSpan(trace.Span):
             code = status
         settled = self._status is not None and self._status[0] == StatusCode.OK.value
         if self._recording and not settled and code is not StatusCode.UNSET:
-            self._status = code.value, (description or "") if code is StatusCode.ERROR else ""
+            self._status = code.value, str(description or "") if code is StatusCode.ERROR else ""
 
     def record_exception(
         self,
@@ -311,7 +318,7 @@ class LightSpan(trace.Span):
         module = "" if kind.__module__ in (None, "builtins") else f"{kind.__module__}."
         said = {
             "exception.type": f"{module}{kind.__qualname__}",
-            "exception.message": str(exception),
+            "exception.message": _said_by(exception),
             "exception.stacktrace": "".join(traceback.format_exception(exception)),
             "exception.escaped": str(escaped),
         }
@@ -357,10 +364,14 @@ class LightSpan(trace.Span):
             return
         limits = self._maker.limits
         kept, dropped = _bounded(attributes, limits.max_link_attributes)
-        link = self._maker.writer.link(
-            to[0], to[1], remote=to[3], attributes=kept, dropped=dropped, longest=limits.max_attribute_length
-        )
-        self._links = self._with(self._links, link, limits.max_links, 2)
+        try:
+            link = self._maker.writer.link(
+                to[0], to[1], remote=to[3], attributes=kept, dropped=dropped, longest=limits.max_attribute_length
+            )
+        except Exception:
+            self._drop(2)
+        else:
+            self._links = self._with(self._links, link, limits.max_links, 2)
 
     def _with(self, held: list[bytes] | None, added: bytes, most: int | None, which: int) -> list[bytes]:
         """The newest ones are held."""
@@ -511,7 +522,12 @@ class SpanMaker:
 
     def take(self, span: LightSpan, end_ns: int) -> None:
         """A span that is wanted has ended."""
-        self._put(span.encoded(end_ns))
+        try:
+            encoded = span.encoded(end_ns)
+        except Exception as error:  # whoever ends a span goes on
+            log.warning("a span could not be encoded", extra={"error": f"{type(error).__name__}: {error}"})
+        else:
+            self._put(encoded)
 
     def _ask(
         self, parent: Parent | None, trace_id: bytes, name: str, kind: str, attributes: dict[str, Any]
@@ -542,6 +558,13 @@ def _current_parent() -> Parent | None:
     if type(span) is LightSpan:
         return span.as_parent()
     return _parent_in(span.get_span_context())
+
+
+def _said_by(error: BaseException | str) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return f"{type(error).__name__}, whose text cannot be had"
 
 
 def _frozen(value: Any) -> Any:

@@ -198,7 +198,9 @@ class Worker:
 
     def relay_span(self, encoded: bytes, about: int) -> None:
         """Our own are those around attempts: such a one goes along with the attempt's end, which follows."""
-        if about:
+        if len(encoded) > frames.MAX_BODY_BYTES:
+            logging.getLogger(__name__).warning("a span of %d bytes was dropped", len(encoded))
+        elif about:
             frame = frames.encode(frames.SPAN, {"about": about}, encoded)
             with self._write_lock:
                 self._held.append(frame)

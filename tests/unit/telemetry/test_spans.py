@@ -203,6 +203,42 @@ def test_user_code_finds_a_span_like_any_other(made: Made) -> None:
     assert said["more"].bool_value
 
 
+class Broken:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class BrokenError(Exception):
+    __str__ = Broken.__str__
+
+
+def test_whatever_user_code_gives_a_span_it_goes_on(made: Made, caplog: pytest.LogCaptureFixture) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    odd: list[Any] = [Broken(), endless, {1: Broken()}, 10**30, object]
+    with made.maker.start("run t", "internal", None, None) as span:
+        for number, value in enumerate(odd):
+            span.set_attribute(f"k{number}", value)
+            span.add_event("e", {"k": value})
+            span.add_link(SpanContext(1, 2, False), {"k": value})
+        span.set_attribute(5, "no text")  # type: ignore[arg-type]
+        span.add_event(7)  # type: ignore[arg-type]
+        span.add_event("e", None, "yesterday")  # type: ignore[arg-type]
+        span.update_name(5)  # type: ignore[arg-type]
+        span.record_exception(BrokenError())
+        span.set_status(StatusCode.ERROR, 9)  # type: ignore[arg-type]
+        span.fail(BrokenError())
+    found = made.one()
+    assert (found.name, found.status.message) == ("5", "BrokenError, whose text cannot be had")
+    assert set(made.attributes()) == {"k3", "k4"}
+    assert made.attributes()["k3"] == str(10**30)
+    assert (found.dropped_attributes_count, found.dropped_events_count, found.dropped_links_count) == (3, 5, 3)
+    made.encoded.clear()
+    made.maker.start("s", "internal", None, None).end("tomorrow")  # type: ignore[arg-type]
+    assert made.encoded == []
+    assert "a span could not be encoded" in caplog.text
+
+
 def test_spans_of_the_sdk_and_ours_hang_below_each_other(made: Made) -> None:
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("user")
     with made.maker.start("ours", "internal", _PARENT, None) as outer, tracer.start_as_current_span("theirs") as inner:
