@@ -128,14 +128,15 @@ async def measure(system: Measured, folder: Path, options: argparse.Namespace, s
     await tenants.queue(options.queued, {"seconds": seconds, "gate": str(gate)})
     gate.touch()
     await asyncio.sleep(1)
-    before = await asyncio.to_thread(tenants.queued)
+    before, began = await asyncio.to_thread(tenants.queued), time.perf_counter()
     beside = await tenants.latencies_ms(options.samples, seconds)
-    after = await asyncio.to_thread(tenants.queued)
+    after, ended = await asyncio.to_thread(tenants.queued), time.perf_counter()
     delay = statistics.median(beside) - statistics.median(idle)
     print(
         f"{seconds * 1000:>8.0f} ms {statistics.median(idle):>8.1f} ms {percentile(idle, 0.99):>8.1f} ms "
         f"{statistics.median(beside):>8.1f} ms {percentile(beside, 0.99):>8.1f} ms "
-        f"{delay / statistics.median(idle):>8.2f} x   {before:,.0f} to {after:,.0f}",
+        f"{delay / statistics.median(idle):>8.2f} x   {before:,.0f} to {after:,.0f}, "
+        f"{(before - after) / (ended - began):,.0f} a second",
         flush=True,
     )
     if after == 0:

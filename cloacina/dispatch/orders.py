@@ -73,7 +73,8 @@ def result_from(message: scheduler_pb2.TaskResult) -> Result:
             failure.retry if failure.HasField("retry") else None,
         )
     started_at = message.started_at if 0 < message.started_at < _LATEST else None
-    return Result(message.claim_id, message.execution_id, message.task_name, started_at, outcome)
+    run_us = message.run_us if message.HasField("run_us") else None
+    return Result(message.claim_id, message.execution_id, message.task_name, started_at, outcome, run_us)
 
 
 def _success(message: scheduler_pb2.TaskSuccess) -> Success | Failure:

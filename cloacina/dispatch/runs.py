@@ -198,9 +198,12 @@ class Run:
         result.execution_id = self.assignment.execution_id
         result.task_name = self.assignment.task_name
         result.started_at = self.started_at
+        run_us = max(0, time.time_ns() // 1000 - self.started_at) if self.started_at else 0
+        if self.started_at:
+            result.run_us = run_us
         extra = {
             **said,
-            "duration_ms": (time.time_ns() // 1000 - self.started_at) / 1000 if self.started_at else 0.0,
+            "duration_ms": run_us / 1000,
             "worker_pid": self.worker.pid if self.worker is not None else 0,
         }
         if self.worker is not None and self.worker.machine:

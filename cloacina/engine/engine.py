@@ -83,11 +83,12 @@ from cloacina.engine.model import (
 )
 from cloacina.engine.ownership import Ownership
 from cloacina.engine.pipeline import GroupCommits, Steps
-from cloacina.engine.ready import ReadyQueue
+from cloacina.engine.ready import Lane, ReadyQueue
 from cloacina.engine.surroundings import surroundings_of
 from cloacina.engine.sweeper import sweep_leases
 from cloacina.engine.timers import DueTimers
 from cloacina.engine.watchers import Watchers
+from cloacina.engine.window import ClaimWindow
 from cloacina.engine.work import GroupWork, Transaction, restore_task
 from cloacina.errors import CloacinaError, Conflict, Internal, NotFound, RateLimited, Unavailable
 from cloacina.store.database import StoreConflict
@@ -123,6 +124,8 @@ class EngineSettings:
         max_live_bytes: bytes that those may hold.
         tenant_share: share of each of these limits that one tenant may take.
         tenant_tasks: tasks of one tenant that may run at once; 0 for no limit.
+        shared_claims: tasks that may be under way while some tenants have a queue and another has none, of tasks that
+            take no time; 0 for as many as there are slots.
     """
 
     lease_s: float = 15.0
@@ -134,6 +137,7 @@ class EngineSettings:
     max_live_bytes: int = 1 << 30
     tenant_share: float = 0.75
     tenant_tasks: int = 0
+    shared_claims: int = 10
 
 
 DefinitionFinder = Callable[[str, str], Definition | None]
@@ -185,7 +189,9 @@ class Engine:
         self._executors = Executors()
         self._find_definition = find_definition
         self._ready = ReadyQueue()
-        self._limits = Limits(self.settings.tenant_tasks)
+        self._limits = Limits(limits.tenant_tasks)
+        self._window = ClaimWindow(limits.shared_claims)
+        self._opens: asyncio.TimerHandle | None = None
         self._families = Families()
         self._ended: list[Live] = []
         self.reopening = asyncio.Lock()
@@ -215,6 +221,7 @@ class Engine:
         self._claims_made = 0
         self._waiting = 0
         metrics.watch(lambda: len(self._intake), self._live, lambda: self._waiting)
+        metrics.shared_claims.set_function(lambda: len(self._window))
         metrics.active_workflows.set_function(lambda: len(self._live))
         metrics.active_tasks.set_function(lambda: sum(live.state.running for live in self._live.values()))
 
@@ -288,6 +295,8 @@ class Engine:
         """Commits what is there, refuses what comes from now on, and ends."""
         first, self._stopping = not self._stopping, True
         self.watchers.close()
+        if self._opens is not None:
+            self._opens.cancel()
         if first and self._healthy:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(self._flush(), _FLUSH_DEADLINE_S)
@@ -729,6 +738,7 @@ class Engine:
         self._executors.clear()
         self._retries.clear()
         self._limits.clear()
+        self._window.clear()
         self._families.clear()
         self._ended.clear()
         self._ready = ReadyQueue()
@@ -885,6 +895,7 @@ class Engine:
             executor.claims.pop(task.claim_id, None)
             executor.deferred.discard(task.claim_id)
         self._limits.task_ended(live)
+        self._window.ended(task.claim_id)
 
     def _begin(self, work: GroupWork, live: Live) -> str:
         definition = live.definition
@@ -1038,8 +1049,11 @@ class Engine:
         if self._ready:
             self._claim_what_fits(work)
         self._waiting = self._ready.count(self._limits.allow)
-        if self._waiting:
+        if self._waiting and self._executors.freest() is None:
             self._metrics.contended.inc()
+        elif self._waiting:
+            self._metrics.held_back.inc()
+            self._claim_again_at(self._window.opens_at)
         if waited != (self._waiting > 0):
             work.afterwards.append(self._tell_waiting)
 
@@ -1050,15 +1064,30 @@ class Engine:
                 executor.session.queue_changed()
 
     def _claim_what_fits(self, work: GroupWork) -> None:
+        now = asyncio.get_running_loop().time()
+        self._window.lapse(now)
+
+        def allows(lane: Lane) -> bool:
+            return self._limits.allow(lane) and self._window.allows(lane.tenant_id, now)
+
         while (executor := self._executors.freest()) is not None:
-            entry = self._ready.pop(self._limits.allow)
+            entry = self._ready.pop(allows)
             if entry is None:
-                return
+                break
             live = self._live.get(entry[0])
             if live is not None and live.state.tasks[entry[1]].status is TaskStatus.READY:
-                self._claim(work, live, entry[1], executor)
+                self._claim(work, live, entry[1], executor, now)
 
-    def _claim(self, work: GroupWork, live: Live, name: str, executor: Executor) -> None:
+    def _claim_again_at(self, at: float | None) -> None:
+        """What the window holds back goes on at this time of the loop, also if nothing happens until then."""
+        if self._opens is None and at is not None:
+            self._opens = asyncio.get_running_loop().call_at(at, self._claim_again)
+
+    def _claim_again(self) -> None:
+        self._opens = None
+        self._put(Request(lambda _: None))
+
+    def _claim(self, work: GroupWork, live: Live, name: str, executor: Executor, now: float) -> None:
         claim_id = self._next_claim()
         self._decide(work, live, ClaimTask(name, claim_id, executor.executor_id))
         task = live.state.tasks[name]
@@ -1068,6 +1097,7 @@ class Engine:
         assert executor.session is not None
         context = live.state.context_for(name)
         work.assignments[executor.session].append(Assignment(claim_id, live, name, task.attempt, context))
+        self._window.claimed(live.tenant_id, claim_id, now, queue=self._ready.of_tenant(live.tenant_id))
         self._metrics.claimed.inc()
 
     # Executors, inside a group
@@ -1146,6 +1176,7 @@ class Engine:
             # the end itself may be of this very group: not looked up, or acknowledged, before it is durable
             work.afterwards.append(lambda: self._late_result(session, result))
             return
+        self._window.ended(result.claim_id, result.run_us)
         try:
             self._decide(work, live, _result_command(result))
         except ClaimRejected:

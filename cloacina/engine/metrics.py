@@ -86,6 +86,16 @@ class EngineMetrics:
             registry=registry,
         )
         self.claimed, self.contended, self.empty = (claims.labels(o) for o in ("claimed", "contended", "empty"))
+        self.held_back = Counter(
+            "cloacina_scheduler_held_back_total",
+            "Rounds that left slots free and tasks ready, so that tenants without a queue wait for less.",
+            registry=registry,
+        )
+        self.shared_claims = Gauge(
+            "cloacina_scheduler_shared_claims",
+            "Tasks on the way that count towards what may be, while some tenants have a queue and another has none.",
+            registry=registry,
+        )
         self.heartbeat_writes = Counter(
             "cloacina_scheduler_heartbeat_writes_total", "Lease renewals written to the store.", registry=registry
         )

@@ -150,6 +150,7 @@ class Result:
         execution_id, task: what it was.
         started_at: microseconds since the epoch on the executor's clock; ``None`` if it never ran.
         outcome: how it ended.
+        run_us: microseconds that it ran; ``None`` where that is not known.
     """
 
     claim_id: int
@@ -157,6 +158,7 @@ class Result:
     task: str
     started_at: int | None
     outcome: Success | Failure
+    run_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,7 @@ class Scheduler:
             max_live_bytes=settings.max_live_mb << 20,
             tenant_share=settings.tenant_share,
             tenant_tasks=settings.tenant_tasks,
+            shared_claims=settings.shared_claims,
         )
         self._definitions = Definitions(runtime.connect(settings.reconciler_target, "reconciler"), runtime.instance_id)
         self._engine = Engine(

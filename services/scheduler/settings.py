@@ -36,6 +36,12 @@ class SchedulerSettings(ServiceSettings):
         description="share of each limit on what may be in flight, wait or live that one tenant may take",
     )
     tenant_tasks: int = Field(0, ge=0, description="tasks of one tenant that may run at once; 0 for no limit")
+    shared_claims: int = Field(
+        10,
+        ge=0,
+        description="tasks that take no time that may be under way at once while some tenants have a queue and another "
+        "has none; 0 for as many as there are slots",
+    )
     max_live: int = Field(200_000, ge=1, description="executions that may be unfinished; more are refused with 503")
     poll_timeout_s: float = Field(30.0, gt=0, le=3600, description="seconds a trigger's function may take")
     max_context_bytes: int = Field(

@@ -1626,11 +1626,14 @@ class TaskResult(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     SUCCESS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    RUN_US_FIELD_NUMBER: _builtins.int
     claim_id: _builtins.int
     execution_id: _builtins.str
     task_name: _builtins.str
     started_at: _builtins.int
     """Microseconds since the epoch on the executor's clock; 0 if it never started."""
+    run_us: _builtins.int
+    """Microseconds that it ran, from `started_at`; absent where that is not known."""
     @_builtins.property
     def success(self) -> Global___TaskSuccess: ...
     @_builtins.property
@@ -1644,13 +1647,19 @@ class TaskResult(_message.Message):
         started_at: _builtins.int = ...,
         success: Global___TaskSuccess | None = ...,
         failure: Global___TaskFailure | None = ...,
+        run_us: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "success", b"success"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_run_us", b"_run_us", "failure", b"failure", "outcome", b"outcome", "run_us", b"run_us", "success", b"success"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "execution_id", b"execution_id", "failure", b"failure", "outcome", b"outcome", "started_at", b"started_at", "success", b"success", "task_name", b"task_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_run_us", b"_run_us", "claim_id", b"claim_id", "execution_id", b"execution_id", "failure", b"failure", "outcome", b"outcome", "run_us", b"run_us", "started_at", b"started_at", "success", b"success", "task_name", b"task_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__run_us: _TypeAlias = _typing.Literal["run_us"]  # noqa: Y015
+    _WhichOneofArgType__run_us: _TypeAlias = _typing.Literal["_run_us", b"_run_us"]  # noqa: Y015
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["success", "failure"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_us) -> _WhichOneofReturnType__run_us | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___TaskResult: _TypeAlias = TaskResult  # noqa: Y015
