@@ -210,12 +210,14 @@ class Run:
             extra["worker_machine"] = self.worker.machine
         extra["_trace"] = tracing.ids_of(self.traceparent)
         self._reports.ended(result)
-        loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._log_end, level, message, extra)  # two turns on, when the result is sent
+        if log.isEnabledFor(level):
+            record = log.makeRecord(log.name, level, "", 0, message, (), None, extra=extra)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._write, record)  # two turns on, when the result is sent
 
-    def _log_end(self, level: int, message: str, extra: dict[str, object]) -> None:
+    def _write(self, record: logging.LogRecord) -> None:
         with _within(self.scope):
-            log.log(level, message, extra=extra)
+            log.handle(record)
 
     def _close(self) -> None:
         self.over = True

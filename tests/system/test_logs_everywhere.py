@@ -217,6 +217,7 @@ def test_they_outlive_the_log_files_and_have_the_tracebacks(machines: Machines) 
     execution_id, request_id = _execute(machines, fail=True)
     wait_until(lambda: _status(machines, execution_id) == "Failed", "its end")
     wait_until(lambda: _said(_lines(machines, execution_id)).count("task attempt failed") == 2, "both tracebacks")
+    wait_until(lambda: "execution failed" in _said(_lines(machines, execution_id)), "the line of the end")
     machines.forget_log_files()
     lines = _lines(machines, execution_id, level="warn")
     failed = [line for line in lines if line["message"] == "task attempt failed"]

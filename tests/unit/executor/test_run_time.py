@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from cloacina.dispatch.orders import result_from
 from cloacina.dispatch.runs import Run
@@ -30,3 +33,19 @@ async def test_what_never_ran_has_no_run_time() -> None:
     ended: list[Any] = []
     reported(ended).fail("cancelled", "stopped before it began")
     assert result_from(ended[0]).run_us is None
+
+
+async def test_the_line_of_an_attempt_is_written_after_its_report_and_has_the_time_of_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What the scheduler logs of it has a later time, however long the executor is kept from writing."""
+    ended: list[Any] = []
+    with caplog.at_level(logging.INFO, "cloacina.dispatch.runs"):
+        reported(ended).succeed(None)
+        until = time.time()
+        assert ended
+        assert not caplog.records
+        time.sleep(0.02)
+        while not caplog.records:
+            await asyncio.sleep(0)
+    assert [(record.getMessage(), record.created <= until) for record in caplog.records] == [("task succeeded", True)]
