@@ -22,6 +22,7 @@ _PUBLISHED = ("API_PORT", "JAEGER_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
 _COPIED = ("cloaca", "cloacina", "deploy", "services", ".dockerignore", ".env.example", "docker-compose.yml")
 _COPIED_TOO = ("pyproject.toml", "requirements.lock", "README.md", "LICENSE")
 _HEALTHY_DEADLINE_S = 120.0
+_VOLUME_RACE = "/_data/logs: file exists"
 _UP_DEADLINE_S = 900.0
 
 
@@ -75,11 +76,21 @@ class ComposedSystem:
     def up(self, *arguments: str) -> None:
         """Starts it, and waits until every container is healthy."""
         try:
-            self.compose("up", "--detach", *arguments)
+            self._up(*arguments)
         except AssertionError as error:
             error.add_note(self.logs()[-6000:])
             raise
         self.wait_until_healthy()
+
+    def _up(self, *arguments: str) -> None:
+        """The engine fills a new volume once for each container that is made with it: of two that are made at once, one
+        may find a folder that was not there when it looked. Then it is asked again, as deploy/README.md says."""
+        try:
+            self.compose("up", "--detach", *arguments)
+        except AssertionError as error:
+            if _VOLUME_RACE not in str(error):
+                raise
+            self.compose("up", "--detach", *arguments)
 
     def down(self, *arguments: str) -> None:
         """Ends it."""
