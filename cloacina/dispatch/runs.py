@@ -205,10 +205,10 @@ class Run:
             **said,
             "duration_ms": run_us / 1000,
             "worker_pid": self.worker.pid if self.worker is not None else 0,
+            "_trace": tracing.ids_of(self.traceparent),
         }
         if self.worker is not None and self.worker.machine:
             extra["worker_machine"] = self.worker.machine
-        extra["_trace"] = tracing.ids_of(self.traceparent)
         self._reports.ended(result)
         if log.isEnabledFor(level):
             record = log.makeRecord(log.name, level, "", 0, message, (), None, extra=extra)
@@ -216,7 +216,7 @@ class Run:
             loop.call_soon(loop.call_soon, self._write, record)  # two turns on, when the result is sent
 
     def _write(self, record: logging.LogRecord) -> None:
-        with _within(self.scope):
+        with scope.within(self.scope):
             log.handle(record)
 
     def _close(self) -> None:
@@ -261,10 +261,6 @@ def check_context(context: bytes, limit_bytes: int) -> None:
         fault = str(error)
     if fault:
         raise ValueError(f"the worker process sent a context that cannot be kept: {fault}")
-
-
-def _within(ids: scope.Scope) -> scope.bind:
-    return scope.bind(**{name: getattr(ids, name) for name in scope.SCOPE_FIELDS})
 
 
 def task_log_level() -> int:

@@ -98,7 +98,7 @@ def event(live: Live, happened: Event) -> None:
     place = _place(live, task)
     if isinstance(happened, TaskRetryScheduled):  # the line is about the attempt that failed; the state is one further
         place["attempt"] = live.state.tasks[happened.task].attempt - 1
-    with _about(live, task):
+    with scope.within(_scope_of(live, task)):
         log.log(said[0], said[1], extra={**extra, **place, "_told": True})
 
 
@@ -119,7 +119,7 @@ def child_scheduled(child: Live) -> Origin:
 
 def result_rejected(live: Live, result: Result) -> None:
     """A result came from a claim that is not the current one."""
-    with _about(live, result.task):
+    with scope.within(_scope_of(live, result.task)):
         extra = {"claim_id": result.claim_id, **_place(live, result.task)}
         log.warning("a result was rejected: its claim is no longer held", extra=extra)
 
@@ -182,22 +182,12 @@ def _place(live: Live, task: str | None) -> dict[str, object]:
     return place
 
 
-def _about(live: Live, task: str | None = None) -> scope.bind:
-    return scope.bind(
-        request_id=live.origin.request_id or None,
-        tenant_id=live.tenant_id,
-        package_id=live.definition.package_id or None,
-        workflow_name=live.workflow_name,
-        execution_id=live.execution_id,
-        task_name=task,
-    )
-
-
-def _scope_of(live: Live) -> scope.Scope:
+def _scope_of(live: Live, task: str | None = None) -> scope.Scope:
     return scope.Scope(
         request_id=live.origin.request_id or None,
         tenant_id=live.tenant_id,
         package_id=live.definition.package_id or None,
         workflow_name=live.workflow_name,
         execution_id=live.execution_id,
+        task_name=task,
     )

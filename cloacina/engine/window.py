@@ -66,7 +66,7 @@ class ClaimWindow:
         equal share of it."""
         if not self.engaged(tenant_id, now) or self._total < self._size:
             return True
-        return self._under_way.get(tenant_id, 0) * (len(self._under_way) or 1) < self._size
+        return self._under_way.get(tenant_id, 0) * len(self._under_way) < self._size
 
     def claimed(self, tenant_id: str, claim_id: int, now: float, *, queue: bool) -> None:
         """A task of the tenant is under way.

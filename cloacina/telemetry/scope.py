@@ -37,29 +37,45 @@ def current() -> Scope:
     return _scope.get()
 
 
-class bind:
-    """Adds ids to the scope for the length of a with-block.
+class within:
+    """Makes a scope current for the length of a with-block.
 
     Args:
-        ids: fields of `Scope`.
+        scope: it.
     """
 
-    __slots__ = ("_ids", "_token")
+    __slots__ = ("_bound", "_token")
 
-    def __init__(self, **ids: Any) -> None:
-        self._ids = ids
+    def __init__(self, scope: Scope) -> None:
+        self._bound = scope
         self._token: Token[Scope] | None = None
 
     def __enter__(self) -> Scope:
-        scope = replace(_scope.get(), **self._ids)
-        self._token = _scope.set(scope)
-        return scope
+        self._token = _scope.set(self._bound)
+        return self._bound
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._token is not None
         _scope.reset(self._token)
+
+
+class bind(within):
+    """Adds ids to the scope for the length of a with-block.
+
+    Args:
+        ids: fields of `Scope`.
+    """
+
+    __slots__ = ("_ids",)
+
+    def __init__(self, **ids: Any) -> None:
+        self._ids = ids
+
+    def __enter__(self) -> Scope:
+        self._bound = replace(_scope.get(), **self._ids)
+        return super().__enter__()
 
 
 def attach(scope: Scope) -> None:
