@@ -31,26 +31,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.figures import percentile
 from bench.http_client import Connection, encode
 from bench.system import Measured
+from bench.workloads import GATED
 from cloacina.cli.client import read_bootstrap_key
 from cloacina.packages import archive
 from tests.postgres import running_postgres
 from tests.system.running import write_package
-
-_WORK = """
-import asyncio
-from pathlib import Path
-
-import cloaca
-
-
-@cloaca.task(id="work")
-async def work(context):
-    gate = context.get("gate")
-    while gate and not Path(gate).exists():
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(context.get("seconds", 0.0))
-    return context
-"""
 
 _GREEDY, _PATIENT = "greedy", "patient"
 _CONNECTIONS = 64
@@ -160,7 +145,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory(prefix="cloacina-bench-") as name:
                 folder = Path(name)
                 with Measured(folder / "home", environment) as system:
-                    content = archive.pack(write_package(folder, "fairness", _WORK))
+                    content = archive.pack(write_package(folder, "fairness", GATED))
                     for tenant in (_GREEDY, _PATIENT):
                         system.client.call("POST", "/v1/tenants", {"name": tenant})
                         system.client.upload(f"/v1/tenants/{tenant}/workflows", "fairness.cloacina", content)

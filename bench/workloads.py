@@ -50,6 +50,23 @@ def join(context):
     return context
 """
 
+GATED = """
+import asyncio
+from pathlib import Path
+
+import cloaca
+
+
+@cloaca.task(id="work")
+async def work(context):
+    gate = context.get("gate")
+    while gate and not Path(gate).exists():
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(context.get("seconds", 0.0))
+    return context
+"""
+"""Begins only when there is a file by the name of ``gate``, if its context has one, and then takes ``seconds``."""
+
 PACKAGES = {
     "bench-one": ONE,
     "bench-chain": CHAIN,

@@ -4,22 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.workloads import GATED
 from tests.system.running import RunningSystem, wait_until, write_package
-
-GATED = """
-import asyncio
-from pathlib import Path
-
-import cloaca
-
-
-@cloaca.task(id="work")
-async def work(context):
-    gate = context.get("gate")
-    while gate and not Path(gate).exists():
-        await asyncio.sleep(0.05)
-    return context
-"""
 
 _SLOTS = 8
 _COMPLETED = 'cloacina_workflows_total{reason="ok",status="completed"}'
