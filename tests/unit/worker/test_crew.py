@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from cloacina.worker.crew import Crew, Job
+from tests.system.running import wait_until
 
 _DEADLINE_S = 30.0
 
@@ -91,14 +91,6 @@ def test_where_no_thread_is_left_somebody_still_reads() -> None:
     before = len(orders.readers)
     orders.give()
     orders.give()
-    until(lambda: len(orders.readers) > before + 1)
+    wait_until(lambda: len(orders.readers) > before + 1, "another look at the orders", _DEADLINE_S)
     stop.set()
     assert sorted(begun.get(timeout=_DEADLINE_S) for _ in range(4)) == [2, 3, 4, 5]
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Waits for a condition."""
-    end = time.monotonic() + _DEADLINE_S
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.001)
