@@ -1,6 +1,6 @@
 """A worker process: loads one package and runs its tasks, sync ones on threads, async ones on one event loop.
 
-Threads take turns at reading orders, see `cloacina.worker.crew`. Whoever ends a task writes its result. When the
+Threads take turns at waiting for orders, see `cloacina.worker.crew`. Whoever ends a task writes its result. When the
 executor's end of the socket closes, the process ends at once.
 """
 
@@ -122,10 +122,10 @@ class Worker:
 
     def serve(self) -> None:
         """Does what the executor says until it hangs up; then the process ends."""
-        Crew(self._read).serve()
+        Crew(self._connection.fileno(), self._read).serve()
 
     def _read(self) -> list[Job]:
-        """Waits for orders; returns the plain functions to run."""
+        """Reads what the executor has sent; returns the plain functions to run."""
         try:
             data = self._connection.recv(_READ_BYTES)
         except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Sequence
@@ -17,16 +18,19 @@ class _Orders:
 
     def __init__(self) -> None:
         self._given: queue.SimpleQueue[Sequence[Job]] = queue.SimpleQueue()
+        self.arrivals = os.eventfd(0, os.EFD_SEMAPHORE)
         self.readers: list[str] = []
         self.reading = 0
 
     def give(self, *jobs: Job) -> None:
         self._given.put(jobs)
+        os.eventfd_write(self.arrivals, 1)
 
     def read(self) -> Sequence[Job]:
         self.reading += 1
         assert self.reading == 1, "two threads read"
         self.readers.append(threading.current_thread().name)
+        os.eventfd_read(self.arrivals)
         jobs = self._given.get()
         self.reading -= 1
         return jobs
@@ -34,7 +38,7 @@ class _Orders:
 
 def _crew(most: int = 1024) -> _Orders:
     orders = _Orders()
-    threading.Thread(target=Crew(orders.read, most).serve, daemon=True).start()
+    threading.Thread(target=Crew(orders.arrivals, orders.read, most).serve, daemon=True).start()
     return orders
 
 
@@ -72,6 +76,22 @@ def test_one_after_another_needs_few_threads() -> None:
         orders.give(lambda: names.put(threading.current_thread().name))
         names.get(timeout=_DEADLINE_S)
     assert len(set(orders.readers)) <= 5
+
+
+def test_while_an_order_is_done_another_thread_waits_for_the_next() -> None:
+    """Without anybody having to wake it: the second order is begun though the first never lets go of its thread."""
+    orders, stop, begun = _crew(), threading.Event(), queue.SimpleQueue[str]()
+
+    def run() -> None:
+        begun.put(threading.current_thread().name)
+        stop.wait(_DEADLINE_S)
+
+    names = set()
+    for _ in range(20):
+        orders.give(run)
+        names.add(begun.get(timeout=_DEADLINE_S))
+    assert len(names) == 20
+    stop.set()
 
 
 def test_where_no_thread_is_left_somebody_still_reads() -> None:
