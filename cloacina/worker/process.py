@@ -33,7 +33,8 @@ from cloacina.worker.polling import PollOutcome, poll_async, poll_sync
 from cloacina.worker.redaction import Redactor
 from cloacina.worker.secrets import Granted
 
-_READ_BYTES = 1 << 18
+_READ_BYTES = 1 << 16
+"""At most at once: a buffer of this size comes from the heap, a larger one from the kernel, anew for every order."""
 
 
 def run(connection: socket.socket, order: dict[str, Any]) -> None:
