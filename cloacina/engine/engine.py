@@ -661,7 +661,7 @@ class Engine:
         if rows and tracing.enabled():
             work.transaction = Transaction(rows, began, time.time_ns())
 
-    async def _publish(self, work: GroupWork, requests: Sequence[Request]) -> None:
+    def _publish(self, work: GroupWork, requests: Sequence[Request]) -> None:
         """The group is durable: say so, to whoever waits for it. First what others can go on with: to count it and to
         write it down takes longer than to send it."""
         try:
@@ -674,15 +674,18 @@ class Engine:
             self.watchers.tell(work.events)
             for afterwards in work.afterwards:
                 afterwards()
-            await asyncio.sleep(0)  # it is sent in this turn of the loop
-            if work.transaction is not None:
-                narration.commit(work, work.transaction, self._store.system)
-            for live, event in work.history:
-                self._metrics.observe(live, event)
-                narration.event(live, event)
         finally:
             for request in requests:
                 request.settle()
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._narrate, work)  # two turns on, when it is sent
+
+    def _narrate(self, work: GroupWork) -> None:
+        if work.transaction is not None:
+            narration.commit(work, work.transaction, self._store.system)
+        for live, event in work.history:
+            self._metrics.observe(live, event)
+            narration.event(live, event)
 
     async def _reset(self, error: BaseException, refused: Sequence[Request], backoff_s: float) -> None:
         """A commit failed: nothing of its group happened, nor of what was decided after it. Begin again from the

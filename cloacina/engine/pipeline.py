@@ -42,7 +42,7 @@ class Steps:
     find_key: Callable[[IdempotencyKey], Awaitable[str | None]]
     conclude: Callable[[GroupWork], None]
     commit: Callable[[GroupWork, Batch], Coroutine[None, None, None]]
-    publish: Callable[[GroupWork, Sequence[Request]], Awaitable[None]]
+    publish: Callable[[GroupWork, Sequence[Request]], None]
     reset: Callable[[BaseException, Sequence[Request], float], Awaitable[None]]
 
 
@@ -98,6 +98,10 @@ class GroupCommits:
         """The commit of `_written`."""
         self._full = False
         """Whether the open group has no room for what is in the intake."""
+        self._deciding = False
+        """Whether a group that is durable waits for a decision that is under way before it is made known."""
+        self._failure: Exception | None = None
+        """Why what is durable could not be made known."""
         self._backoff_s = _SHORTEST_BACKOFF_S
 
     async def run(self) -> None:
@@ -114,20 +118,27 @@ class GroupCommits:
     async def _step(self) -> None:
         await self._something()
         self._steps.check_owner()
+        self._deciding = True
+        try:
+            await self._decide()
+        finally:
+            self._deciding = False
         if self._writing is not None and self._writing.done():
-            await self._settle(self._writing)
-        await self._decide()
+            self._writing.result()
+            self._settle()
+        if self._failure is not None:
+            raise self._failure
         if self._writing is None and self._open is not None:
             self._write(self._open)
 
     async def _something(self) -> None:
-        """Returns once a commit has ended, or there is something to decide for which the open group has room."""
+        """Returns once a commit has failed, or there is something to decide for which the open group has room."""
         if self._writing is not None and self._full:
             await asyncio.wait([self._writing])
             return
         await self._intake.something()
-        if self._writing is None or not self._writing.done():
-            await asyncio.sleep(0)  # what comes in this turn of the loop goes along
+        if self._writing is not None and not self._writing.done():
+            await asyncio.sleep(0)  # nothing is urgent: what comes in this turn of the loop goes along
 
     # Deciding
 
@@ -169,18 +180,32 @@ class GroupCommits:
         batch = group.work.batch()
         self._open, self._written, self._full = None, group, False
         self._intake.written(len(group.requests))
-        self._writing = asyncio.create_task(self._steps.commit(group.work, batch), name="commit a group")
-        self._writing.add_done_callback(lambda _: self._intake.wake())
+        self._writing = asyncio.create_task(self._see_through(group.work, batch), name="commit a group")
 
-    async def _settle(self, writing: asyncio.Task[None]) -> None:
+    async def _see_through(self, work: GroupWork, batch: Batch) -> None:
+        """Commits a group, and makes it known in the same turn of the loop; a decision that is under way comes first."""
+        try:
+            await self._steps.commit(work, batch)
+        except BaseException:
+            self._intake.wake()
+            raise
+        if self._deciding:
+            self._intake.wake()
+            return
+        try:
+            self._settle()
+        except Exception as error:
+            self._failure = error
+            self._intake.wake()
+
+    def _settle(self) -> None:
         """A commit has ended: the next one begins, and then this one is made known."""
-        writing.result()
         self._backoff_s = _SHORTEST_BACKOFF_S
         group, self._written, self._writing = self._written, None, None
         assert group is not None
         if self._open is not None:
             self._write(self._open)
-        await self._steps.publish(group.work, group.requests)
+        self._steps.publish(group.work, group.requests)
 
     # When it fails
 
@@ -190,10 +215,12 @@ class GroupCommits:
         refused: list[Request] = []
         writing, written = self._writing, self._written
         if writing is not None and written is not None:
+            self._deciding = True  # it is looked after here
             failure = (await asyncio.gather(writing, return_exceptions=True))[0]
+            self._deciding = False
             if failure is None:
                 with contextlib.suppress(Exception):  # everyone begins again from the store as it is
-                    await self._steps.publish(written.work, written.requests)
+                    self._steps.publish(written.work, written.requests)
             else:
                 error, refused = failure, written.requests
         refused = [*refused, *self._not_written()]
@@ -213,5 +240,6 @@ class GroupCommits:
         """Forgets all groups; the requests of which nothing was written."""
         requests = [*(() if self._open is None else self._open.requests), *self._taken]
         self._open, self._written, self._writing, self._taken, self._full = None, None, None, [], False
+        self._failure = None
         self._intake.written(len(requests))
         return requests
