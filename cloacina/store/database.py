@@ -48,7 +48,8 @@ class Statement:
     Args:
         query: its name in the store's ``queries.sql``.
         rows: parameters, in the order of the query's ``?``.
-        expect: rows that must be affected in all, or the transaction is rolled back.
+        expect: rows that must be changed in all, or found by a query that only reads, or the transaction is rolled
+            back.
     """
 
     query: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -250,35 +250,50 @@ class Batch:
 
     def statements(self) -> list[Statement]:
         """The statements of the transaction; an update must find its row."""
-        epoch = 0 if self.owner is None else self.owner.epoch
-        listed = (
-            Statement("insert_definition", self.definitions),
-            Statement("insert_execution", self.executions),
-            Statement("reopen_execution", [(epoch, each) for each in self.reopened], expect=len(self.reopened)),
-            Statement("update_execution", self.execution_changes, expect=len(self.execution_changes)),
-            Statement("advance_execution", self.advances, expect=len(self.advances)),
-            Statement("insert_task", self.tasks),
-            Statement("insert_new_task", self.new_tasks),
-            Statement("update_task", self.task_changes, expect=len(self.task_changes)),
-            Statement("complete_task", self.completions, expect=len(self.completions)),
-            Statement("claim_task", self.claims, expect=len(self.claims)),
-            Statement("insert_event", self.events),
-            Statement("upsert_executor", self.executors),
-            Statement("delete_executor", [(epoch, executor_id) for executor_id in self.executors_gone]),
-            Statement("delete_firings_of_schedule", [(schedule_id,) for schedule_id in self.schedules_gone]),
-            Statement("delete_schedule", [(schedule_id,) for schedule_id in self.schedules_gone]),
-            Statement(
-                "update_schedule",
-                [change.parameters() for change in self.schedule_changes],
-                expect=len(self.schedule_changes),
-            ),
-            Statement("insert_schedule", self.schedules),
-            Statement("insert_firing", self.firings),
-        )
-        statements = [statement for statement in listed if statement.rows]
+        statements: list[Statement] = []
+        for query, name, counted in _WRITES:
+            rows: Sequence[Any] = getattr(self, name)
+            if rows:
+                statements.append(Statement(query, self._parameters(name, rows), len(rows) if counted else None))
         if self.owner is not None and (statements or self.check):
             statements.insert(0, fence(self.owner))
         return statements
+
+    def _parameters(self, name: str, rows: Sequence[Any]) -> Sequence[tuple[Any, ...]]:
+        """The rows of a list as its query takes them: most are that already."""
+        match name:
+            case "reopened" | "executors_gone":
+                epoch = 0 if self.owner is None else self.owner.epoch
+                return [(epoch, each) for each in rows]
+            case "schedules_gone":
+                return [(schedule_id,) for schedule_id in rows]
+            case "schedule_changes":
+                return [change.parameters() for change in rows]
+            case _:
+                return rows
+
+
+_WRITES = (
+    ("insert_definition", "definitions", False),
+    ("insert_execution", "executions", False),
+    ("reopen_execution", "reopened", True),
+    ("update_execution", "execution_changes", True),
+    ("advance_execution", "advances", True),
+    ("insert_task", "tasks", False),
+    ("insert_new_task", "new_tasks", False),
+    ("update_task", "task_changes", True),
+    ("complete_task", "completions", True),
+    ("claim_task", "claims", True),
+    ("insert_event", "events", False),
+    ("upsert_executor", "executors", False),
+    ("delete_executor", "executors_gone", False),
+    ("delete_firings_of_schedule", "schedules_gone", False),
+    ("delete_schedule", "schedules_gone", False),
+    ("update_schedule", "schedule_changes", True),
+    ("insert_schedule", "schedules", False),
+    ("insert_firing", "firings", False),
+)
+"""What a batch is written with, in order: the query, the list of `Batch`, and whether each row must find its own."""
 
 
 class LiveExecution(NamedTuple):

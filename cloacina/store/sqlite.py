@@ -38,6 +38,7 @@ _PRAGMAS = (
 
 
 _INSERT = re.compile(r"(INSERT INTO .*\bVALUES\s*)(\([^()]*\))", re.DOTALL)
+_LOOK = re.compile(r"\A(--[^\n]*\n|\s)*SELECT\b")
 _ROWS_AT_ONCE = (32, 4, 1)
 """Rows that one run of an insert takes: as many of the first as there are, then of the next. At each run the thread
 lets others have the interpreter, and gets it back when they let it: a few times a group, not once a row."""
@@ -133,6 +134,8 @@ class SqliteDatabase:
         self._path = path
         self._schema = schema
         self._inserts = _Inserts(schema.queries)
+        self._looks = frozenset(name for name, sql in schema.queries.items() if _LOOK.search(sql))
+        """Queries that only read: as statements of a transaction they find rows where others change some."""
         self._metrics = metrics
         self._exclusive = exclusive
         self._lock: int | None = None
@@ -249,10 +252,13 @@ class SqliteDatabase:
                 if statement.query in self._inserts and statement.expect is None:
                     self._inserts.run(connection, statement.query, statement.rows)
                     continue
-                cursor = connection.executemany(self._schema.queries[statement.query], statement.rows)
-                if statement.expect is not None and cursor.rowcount != statement.expect:
+                if statement.query in self._looks:
+                    found = sum(len(self._look(connection, statement.query, row)) for row in statement.rows)
+                else:
+                    found = connection.executemany(self._schema.queries[statement.query], statement.rows).rowcount
+                if statement.expect is not None and found != statement.expect:
                     raise StoreConflict(
-                        f"{statement.query} changed {cursor.rowcount} rows of the {self._schema.store} store, "
+                        f"{statement.query} changed {found} rows of the {self._schema.store} store, "
                         f"not {statement.expect}"
                     )
             connection.execute("COMMIT")
@@ -260,6 +266,9 @@ class SqliteDatabase:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
+
+    def _look(self, connection: sqlite3.Connection, query: str, row: tuple[Any, ...]) -> list[Any]:
+        return connection.execute(self._schema.queries[query], row).fetchall()
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")

@@ -118,8 +118,9 @@ WHERE name = 'schedules' AND epoch NOT IN (SELECT epoch FROM owners);
 DELETE FROM executors WHERE owner NOT IN (SELECT epoch FROM owners);
 
 -- name: check_owner
--- The fence: first in every transaction of an owner. It changes nothing, and finds no row once the owner was given up.
-UPDATE owners SET epoch = epoch WHERE owner_id = ? AND epoch = ?;
+-- The fence: first in every transaction of an owner. It changes nothing, and finds no row once the owner was given up;
+-- nobody else writes while a transaction of SQLite does.
+SELECT epoch FROM owners WHERE owner_id = ? AND epoch = ?;
 
 -- name: renew_owner
 UPDATE owners SET lease_expires_at = CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) + ?
