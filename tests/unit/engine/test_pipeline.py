@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
-from engine_bench import Bench, StubbornDatabase, definition, disk_full, succeeded, until
+from engine_bench import Bench, ExecutorEnd, StubbornDatabase, definition, disk_full, succeeded, until
 
 from cloacina.domain.decisions import Cancel, Pause
 from cloacina.domain.graph import TaskSpec
+from cloacina.engine.model import Assignment, Joining
 from cloacina.engine.work import GroupWork
 from cloacina.errors import Internal, NotFound, Unavailable
 
@@ -173,6 +175,52 @@ async def test_a_key_names_nothing_when_its_group_could_not_be_written(
     await until(lambda: bench.engine.healthy)
     execution_id = await bench.submit(of, idempotency_key="once")
     assert await stored_ids(bench) == {execution_id}
+
+
+async def test_a_commit_that_ends_during_a_decision_is_made_known_after_it(
+    bench: Bench, database: StubbornDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = definition()
+    database.hold()
+    first = asyncio.create_task(bench.submit(of, idempotency_key="once"))
+    await until(lambda: database.held)
+    asked, answer, fetch = asyncio.Event(), asyncio.Event(), database.fetch
+
+    async def slow(query: str, *parameters: object, tenant: str | None = None) -> list[tuple[object, ...]]:
+        asked.set()
+        await answer.wait()
+        return await fetch(query, *parameters, tenant=tenant)
+
+    monkeypatch.setattr(database, "fetch", slow)
+    keys = ("once", "another", "another")
+    following = [asyncio.create_task(bench.submit(of, idempotency_key=key)) for key in keys]
+    await asked.wait()
+    database.let_go()
+    await some_turns()
+    assert not first.done()
+    answer.set()
+    again, another, same = await asyncio.gather(*following)
+    assert again == await first
+    assert another == same != again
+    assert await stored_ids(bench) == {again, another}
+
+
+async def test_what_cannot_be_made_known_is_loaded_again(bench: Bench) -> None:
+    """A defect on the way to an executor, once the group is durable: everyone begins again from the store."""
+
+    class Broken(ExecutorEnd):
+        def assign(self, assignments: Sequence[Assignment]) -> None:
+            raise RuntimeError("a defect")
+
+    broken = Broken("x1")
+    await bench.engine.join(Joining("x1", 4, frozenset(), "1"), broken)
+    execution_id = await bench.submit()
+    await until(lambda: broken.closed)
+    await until(lambda: bench.engine.healthy)
+    assert await stored_ids(bench) == {execution_id}
+    executor = await bench.join()
+    bench.engine.report(executor, succeeded(await executor.next()))
+    assert (await bench.ended(execution_id)).status == "Completed"
 
 
 async def test_a_refusal_is_told_once_what_it_is_due_to_is_durable(bench: Bench, database: StubbornDatabase) -> None:
