@@ -183,7 +183,7 @@ class GroupCommits:
         self._writing = asyncio.create_task(self._see_through(group.work, batch), name="commit a group")
 
     async def _see_through(self, work: GroupWork, batch: Batch) -> None:
-        """Commits a group, and makes it known in the same turn of the loop; a decision that is under way comes first."""
+        """Commits a group and makes it known in the same turn of the loop. A decision that is under way comes first."""
         try:
             await self._steps.commit(work, batch)
         except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cloacina.store.database import Database, Statement, StoreConflict
 from cloacina.store.owners import Owner, OwnerStore, fence
