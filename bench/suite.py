@@ -168,21 +168,18 @@ class Bench:
         rates = self._rounds(lambda: tasks * uvloop.run(load.throughput("bench_fan", self._sizes.fans)))
         return [of.at_least(self._figure("W3", "fans of 1-50-1 tasks", "tasks/s", rates), 5000)]
 
-    def latency(self, system: Measured, load: Load, part: str = "W4") -> list[Figure]:
+    def latency(self, system: Measured, load: Load) -> list[Figure]:
         """From submit to done, one execution at a time."""
         one, worst, chain = [], [], []
         for _ in range(self._sizes.rounds):
             found = uvloop.run(load.latencies_ms("bench_one", self._sizes.samples))
             one.append(percentile(found, 0.5))
             worst.append(percentile(found, 0.99))
-            if part == "W4":
-                chain.append(percentile(uvloop.run(load.latencies_ms("bench_chain", self._sizes.samples)), 0.5))
-        if part != "W4":
-            return [self._figure(part, "idle one task, submit to done p50", "ms", one)]
+            chain.append(percentile(uvloop.run(load.latencies_ms("bench_chain", self._sizes.samples)), 0.5))
         return [
-            of.at_most(self._figure(part, "idle one task, submit to done p50", "ms", one), 4),
-            of.at_most(self._figure(part, "idle one task, submit to done p99", "ms", worst), 10),
-            of.at_most(self._figure(part, "idle chain of 10, submit to done p50", "ms", chain), 13),
+            of.at_most(self._figure("W4", "idle one task, submit to done p50", "ms", one), 4),
+            of.at_most(self._figure("W4", "idle one task, submit to done p99", "ms", worst), 10),
+            of.at_most(self._figure("W4", "idle chain of 10, submit to done p50", "ms", chain), 13),
         ]
 
     def wide_fan(self, system: Measured, load: Load) -> list[Figure]:
@@ -225,17 +222,15 @@ class Bench:
             executions -= 10_000
 
     def long_history(self) -> list[Figure]:
-        """W1 and W4 with a long history, against the same system without; and reads."""
-        with tempfile.TemporaryDirectory(prefix="cloacina-bench-") as folder:
+        """W1 and W4 with a long history, in turns with a system that has none; and reads."""
+        with tempfile.TemporaryDirectory(prefix="cloacina-bench-") as folder, self._system() as (_, short):
             home = Path(folder) / "home"
             variables = {}
             if self._server is not None:
                 variables["CLOACINA_DATABASE_URL"] = self._server.new_database()
             with Measured(home, variables) as system:
                 system.upload_packages(Path(folder))
-                load = self._warm(system)
-                template = uvloop.run(load.list_ids("limit=1&workflow=bench_one"))[0][0]
-                before = [*self.one_task(system, load, "W8"), *self.latency(system, load, "W8")]
+                template = uvloop.run(self._warm(system).list_ids("limit=1&workflow=bench_one"))[0][0]
             url = variables.get("CLOACINA_DATABASE_URL") or f"sqlite://{home / 'scheduler.db'}"
             say: Callable[[str], None] = lambda text: print(f"  {text}", flush=True)  # noqa: E731
             uvloop.run(history.seed(url, template, self._sizes.history, say))
@@ -244,10 +239,28 @@ class Bench:
                 self._server.query("CHECKPOINT", url)
             os.sync()  # nor is what was just written still on its way to the disk
             with Measured(home, variables) as system:
-                load = self._warm(system)
-                after = [*self.one_task(system, load, "W8"), *self.latency(system, load, "W8")]
-                reads = self._reads(load)
+                long = self._warm(system)
+                before, after = self._in_turns((short, long))
+                reads = self._reads(long)
         return self._compared(before, after) + reads
+
+    def _in_turns(self, loads: Sequence[Load]) -> list[list[Figure]]:
+        """W1 and the median of W4 of several systems, one after the other in each round: the machine's moods, which
+        last for minutes, fall on all of them."""
+        rates: list[list[float]] = [[] for _ in loads]
+        taken: list[list[float]] = [[] for _ in loads]
+        for _ in range(self._sizes.rounds):
+            for load, found in zip(loads, rates, strict=True):
+                found.append(uvloop.run(load.throughput("bench_one", self._sizes.one)))
+            for load, found in zip(loads, taken, strict=True):
+                found.append(percentile(uvloop.run(load.latencies_ms("bench_one", self._sizes.samples)), 0.5))
+        return [
+            [
+                self._figure("W8", "one-task workflows", "workflows/s", rate),
+                self._figure("W8", "idle one task, submit to done p50", "ms", latency),
+            ]
+            for rate, latency in zip(rates, taken, strict=True)
+        ]
 
     def _compared(self, before: list[Figure], after: list[Figure]) -> list[Figure]:
         count = f"{self._sizes.history:,} finished"
