@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -90,8 +91,11 @@ class RunningSystem:
             self.supervisor = subprocess.Popen(
                 self.command, env=self.environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
             )
-        wait_until(self._is_ready_or_ended, "readiness", READY_DEADLINE_S)
-        assert self.supervisor.poll() is None, self.console.read_text()[-4000:]
+        try:
+            wait_until(self._is_ready_or_ended, "readiness", READY_DEADLINE_S)
+        except AssertionError as late:
+            raise AssertionError(f"{late}: {self._state()}") from None
+        assert self.supervisor.poll() is None, self._state()
 
     def _is_ready_or_ended(self) -> bool:
         assert self.supervisor is not None
@@ -117,12 +121,19 @@ class RunningSystem:
             supervisor.send_signal(signal.SIGTERM)
         try:
             return supervisor.wait(60)
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as late:
+            left = ""
             for child in psutil.Process(supervisor.pid).children(recursive=True):
-                child.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    left += f"{child.pid} {child.status()} {' '.join(child.cmdline()[:4])}\n"
+                    child.kill()
             supervisor.kill()
             supervisor.wait()
-            raise
+            raise AssertionError(f"{late}; there were still\n{left}{self._state()}") from None
+
+    def _state(self) -> str:
+        """The end of what the processes wrote, for the message of a test."""
+        return self.console.read_text(errors="replace")[-8000:]
 
     # What it is made of
 
