@@ -14,15 +14,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from cloacina.runtime.parent import PARENT_PID
 from cloacina.runtime.rpc_token import ensure_token
 from cloacina.telemetry import logs
-from cloacina.worker.confinement import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -259,10 +259,9 @@ class _Child:
             sys.executable,
             "-m",
             f"services.{_service(self.name)}",
-            env={**_environment(_service(self.name)), **self._environment},
+            env={**_environment(_service(self.name)), **self._environment, PARENT_PID: str(os.getpid())},
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C in the terminal comes to the supervisor only, which drains in order
-            preexec_fn=_with_parent(os.getpid()),
         )
         return await self._process.wait()
 
@@ -299,15 +298,6 @@ def _environment(service: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if service == "reconciler" or not name.startswith("CLOACINA_SECRET_KEK")
     }
-
-
-def _with_parent(pid: int) -> Callable[[], None]:
-    """Has the child drain when the supervisor is killed: it must not live on without anyone to end it."""
-
-    def prepare() -> None:
-        die_with_parent(pid, signal.SIGTERM)
-
-    return prepare
 
 
 _UNVERIFIED = ssl.create_default_context()

@@ -17,6 +17,7 @@ from cloacina.errors import CloacinaError
 from cloacina.rpc.client import RpcClient
 from cloacina.rpc.server import RpcServer, is_loopback
 from cloacina.rpc.v1 import common_pb2
+from cloacina.runtime.parent import end_with_parent
 from cloacina.runtime.rpc_token import ensure_token
 from cloacina.runtime.settings import ServiceSettings
 from cloacina.runtime.signals import listen_for_end
@@ -114,6 +115,7 @@ def run_service(name: str, settings: ServiceSettings, rpc_port: int, make: Calla
     Returns:
         The exit code: 0 after a drain, 1 when it could not start.
     """
+    end_with_parent()
     _make_log_records_cheap()
     settings.make_home()
     if settings.token is None and settings.tls is None and is_loopback(settings.host):
