@@ -12,6 +12,7 @@ import orjson
 from cloacina.domain.explanation import Preparation
 from cloacina.rpc.v1 import scheduler_pb2
 from cloacina.telemetry import logs, scope, tracing
+from cloacina.telemetry.turns import once_sent
 from cloacina.worker import frames
 from cloacina.worker.hosting import WorkerHandle
 from cloacina.worker.secrets import Granted
@@ -212,8 +213,7 @@ class Run:
         self._reports.ended(result)
         if log.isEnabledFor(level):
             record = log.makeRecord(log.name, level, "", 0, message, (), None, extra=extra)
-            loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self._write, record)  # two turns on, when the result is sent
+            once_sent(self._write, record)
 
     def _write(self, record: logging.LogRecord) -> None:
         with scope.within(self.scope):

@@ -95,6 +95,7 @@ from cloacina.store.database import StoreConflict
 from cloacina.store.executions import Batch, DefinitionRow, ExecutionStore, ExecutorRow, LiveExecution
 from cloacina.store.owners import OwnerRow, OwnershipLost
 from cloacina.telemetry import tracing
+from cloacina.telemetry.turns import once_sent
 
 log = logging.getLogger(__name__)
 
@@ -677,8 +678,7 @@ class Engine:
         finally:
             for request in requests:
                 request.settle()
-        loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._narrate, work)  # two turns on, when it is sent
+        once_sent(self._narrate, work)
 
     def _narrate(self, work: GroupWork) -> None:
         if work.transaction is not None:

@@ -98,8 +98,8 @@ class GroupCommits:
         """The commit of `_written`."""
         self._full = False
         """Whether the open group has no room for what is in the intake."""
-        self._deciding = False
-        """Whether a group that is durable waits for a decision that is under way before it is made known."""
+        self._occupied = False
+        """Whether `run` decides, or deals with a failure: after a commit that ends meanwhile it looks itself."""
         self._failure: Exception | None = None
         """Why what is durable could not be made known."""
         self._backoff_s = _SHORTEST_BACKOFF_S
@@ -118,11 +118,11 @@ class GroupCommits:
     async def _step(self) -> None:
         await self._something()
         self._steps.check_owner()
-        self._deciding = True
+        self._occupied = True
         try:
             await self._decide()
         finally:
-            self._deciding = False
+            self._occupied = False
         if self._writing is not None and self._writing.done():
             self._writing.result()
             self._settle()
@@ -189,7 +189,7 @@ class GroupCommits:
         except BaseException:
             self._intake.wake()
             raise
-        if self._deciding:
+        if self._occupied:
             self._intake.wake()
             return
         try:
@@ -215,9 +215,9 @@ class GroupCommits:
         refused: list[Request] = []
         writing, written = self._writing, self._written
         if writing is not None and written is not None:
-            self._deciding = True  # it is looked after here
+            self._occupied = True
             failure = (await asyncio.gather(writing, return_exceptions=True))[0]
-            self._deciding = False
+            self._occupied = False
             if failure is None:
                 with contextlib.suppress(Exception):  # everyone begins again from the store as it is
                     self._steps.publish(written.work, written.requests)

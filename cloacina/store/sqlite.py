@@ -38,7 +38,7 @@ _PRAGMAS = (
 
 
 _INSERT = re.compile(r"(INSERT INTO .*\bVALUES\s*)(\([^()]*\))", re.DOTALL)
-_LOOK = re.compile(r"\A(--[^\n]*\n|\s)*SELECT\b")
+_LOOK = re.compile(r"(--[^\n]*\n|\s)*SELECT\b")
 _ROWS_AT_ONCE = (32, 4, 1)
 """Rows that one run of an insert takes: as many of the first as there are, then of the next. At each run the thread
 lets others have the interpreter, and gets it back when they let it: a few times a group, not once a row."""
@@ -134,7 +134,7 @@ class SqliteDatabase:
         self._path = path
         self._schema = schema
         self._inserts = _Inserts(schema.queries)
-        self._looks = frozenset(name for name, sql in schema.queries.items() if _LOOK.search(sql))
+        self._looks = frozenset(name for name, sql in schema.queries.items() if _LOOK.match(sql))
         """Queries that only read: as statements of a transaction they find rows where others change some."""
         self._metrics = metrics
         self._exclusive = exclusive
@@ -252,10 +252,11 @@ class SqliteDatabase:
                 if statement.query in self._inserts and statement.expect is None:
                     self._inserts.run(connection, statement.query, statement.rows)
                     continue
+                sql = self._schema.queries[statement.query]
                 if statement.query in self._looks:
-                    found = sum(len(self._look(connection, statement.query, row)) for row in statement.rows)
+                    found = sum(len(connection.execute(sql, row).fetchall()) for row in statement.rows)
                 else:
-                    found = connection.executemany(self._schema.queries[statement.query], statement.rows).rowcount
+                    found = connection.executemany(sql, statement.rows).rowcount
                 if statement.expect is not None and found != statement.expect:
                     raise StoreConflict(
                         f"{statement.query} changed {found} rows of the {self._schema.store} store, "
@@ -266,9 +267,6 @@ class SqliteDatabase:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
-
-    def _look(self, connection: sqlite3.Connection, query: str, row: tuple[Any, ...]) -> list[Any]:
-        return connection.execute(self._schema.queries[query], row).fetchall()
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")

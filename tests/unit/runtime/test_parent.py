@@ -15,9 +15,7 @@ import cloacina
 from cloacina.runtime.parent import PARENT_PID
 from tests.system.running import wait_until
 
-_SERVICE = (
-    "import sys, time; from cloacina.runtime.parent import end_with_parent as f; f(); print('up'); time.sleep(60)"
-)
+_SERVICE = "import time; from cloacina.runtime.parent import end_with_parent as f; f(); print('up'); time.sleep(60)"
 _SUPERVISOR = f"""
 import os, subprocess, sys
 environment = {{**os.environ, {PARENT_PID!r}: str(os.getpid())}}

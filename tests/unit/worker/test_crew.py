@@ -79,7 +79,7 @@ def test_one_after_another_needs_few_threads() -> None:
 
 
 def test_while_an_order_is_done_another_thread_waits_for_the_next() -> None:
-    """Without anybody having to wake it: the second order is begun though the first never lets go of its thread."""
+    """Each order is begun though those before it never let go of their threads."""
     orders, stop, begun = _crew(), threading.Event(), queue.SimpleQueue[str]()
 
     def run() -> None:
