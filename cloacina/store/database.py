@@ -101,8 +101,13 @@ class Database(Protocol):
             StoreUnavailable: the database cannot be read.
         """
 
-    async def write(self, statements: Sequence[Statement]) -> None:
+    async def write(self, statements: Sequence[Statement], *, awaited: bool = False) -> None:
         """Runs the statements, in order, in one durable transaction.
+
+        Args:
+            statements: what to run.
+            awaited: whoever calls waits for the end, unless it ends itself: nothing need stand between it and the
+                transaction, to let that come to its end when the caller is cancelled.
 
         Raises:
             StoreUnavailable: the database cannot be written (locked, full, gone).

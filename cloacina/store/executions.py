@@ -333,7 +333,7 @@ class ExecutionStore:
         statements = batch.statements()
         if statements:
             try:
-                await self._database.write(statements)
+                await self._database.write(statements, awaited=True)
             except StoreConflict as conflict:
                 if batch.owner is None:
                     raise

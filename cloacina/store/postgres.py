@@ -25,7 +25,7 @@ from cloacina.store.database import (
     StoreUnavailable,
     parse_queries,
 )
-from cloacina.store.postgres_connection import Address, Connection, Connections, bounded, nothing
+from cloacina.store.postgres_connection import Address, Connection, Connections, bounded, nothing, timely
 from cloacina.store.postgres_joined import JoinedStatements
 from cloacina.telemetry import tracing
 from cloacina.telemetry.metrics import StoreMetrics
@@ -142,7 +142,7 @@ class PostgresDatabase:
         user: str | None = await _of_open_store(bounded(read, _READ_DEADLINE_S, self._address))
         return user
 
-    async def write(self, statements: Sequence[Statement]) -> None:
+    async def write(self, statements: Sequence[Statement], *, awaited: bool = False) -> None:
         began = time.perf_counter()
         rows = sum(len(statement.rows) for statement in statements)
         with tracing.child_span(
@@ -155,9 +155,9 @@ class PostgresDatabase:
             },
         ):
             try:
-                await self._write(statements)
+                await self._write(statements, awaited)
             except asyncpg.CharacterNotInRepertoireError:
-                await self._write([_storable_statement(statement) for statement in statements])
+                await self._write([_storable_statement(statement) for statement in statements], awaited)
         if self._metrics is not None:
             self._metrics.observe_commit(time.perf_counter() - began, rows)
 
@@ -178,7 +178,7 @@ class PostgresDatabase:
 
     # Writing
 
-    async def _write(self, statements: Sequence[Statement]) -> None:
+    async def _write(self, statements: Sequence[Statement], awaited: bool) -> None:
         if self._writer is None:
             raise self._closed()
         writer, transaction = self._writer, _Transaction(self._schema, self._joined, statements)
@@ -187,8 +187,10 @@ class PostgresDatabase:
             self._check_session(writer)
             await transaction.run(connection)
 
+        # where all there is to wait for is one answer, that has a deadline of its own
+        bound = timely if awaited and transaction.is_one and writer.idle else bounded
         try:
-            await _of_open_store(bounded(writer.run(run), _WRITE_DEADLINE_S, self._address))
+            await _of_open_store(bound(writer.run(run), _WRITE_DEADLINE_S, self._address))
         except StoreUnavailable as error:
             self._session = None
             if transaction.committing:
@@ -300,25 +302,36 @@ class _Transaction:
         self._schema = schema
         self._joined = joined
         self._statements = [statement for statement in statements if statement.rows]
+        self._one = self._as_one()
+        """The one statement that they are, with its parameters, if they are."""
         self.committing = False
         """Whether the commit was asked for: if there is no answer, it may have happened or not."""
 
-    async def run(self, connection: asyncpg.Connection) -> None:
-        if not self._statements:
-            return
-        first = self._statements[0]
-        if len(self._statements) == 1 and first.expect is None and self._is_one(first):
-            await self._commit(self._execute(connection, first))  # a single statement is a transaction by itself
-        elif (joined := self._joined.join(self._statements)) is not None:
-            await self._run_joined(connection, *joined)
-        else:
-            await self._run_each(connection)
+    @property
+    def is_one(self) -> bool:
+        """Whether it is one statement: a transaction by itself, which has a deadline of its own."""
+        return self._one is not None
 
-    async def _run_joined(self, connection: asyncpg.Connection, sql: str, parameters: Sequence[Any]) -> None:
+    async def run(self, connection: asyncpg.Connection) -> None:
+        if self._one is None:
+            if self._statements:
+                await self._run_each(connection)
+            return
+        sql, parameters = self._one
         try:
-            await self._commit(connection.execute(sql, *parameters))
+            await self._commit(connection.execute(sql, *parameters, timeout=_WRITE_DEADLINE_S))
         except asyncpg.DivisionByZeroError:  # a row is not as expected, and nothing happened: which one it is
-            await self._run_each(connection)
+            async with asyncio.timeout(_WRITE_DEADLINE_S):
+                await self._run_each(connection)
+
+    def _as_one(self) -> tuple[str, Sequence[Any]] | None:
+        if len(self._statements) == 1 and self._statements[0].expect is None:
+            (only,) = self._statements
+            if only.query in self._schema.by_arrays:
+                return self._schema.queries[only.query], list(zip(*only.rows, strict=True))
+            if len(only.rows) == 1:
+                return self._schema.queries[only.query], only.rows[0]
+        return self._joined.join(self._statements) if self._statements else None
 
     async def _run_each(self, connection: asyncpg.Connection) -> None:
         transaction = connection.transaction()
@@ -346,9 +359,6 @@ class _Transaction:
                 self.committing = False
             raise
         self.committing = False
-
-    def _is_one(self, statement: Statement) -> bool:
-        return statement.query in self._schema.by_arrays or len(statement.rows) == 1
 
     async def _execute(self, connection: asyncpg.Connection, statement: Statement) -> int:
         """Returns how many rows changed; 0 when it is not asked for."""

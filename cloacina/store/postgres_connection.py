@@ -106,6 +106,12 @@ class Connection:
         """Set while there is no connection."""
         self.lost.set()
 
+    @property
+    def idle(self) -> bool:
+        """Whether it is there, and a call begins at once."""
+        connection = self._connection
+        return connection is not None and not connection.is_closed() and not self._turn.locked() and not self._closed
+
     async def run(self, function: Callable[[asyncpg.Connection], Awaitable[_T]]) -> _T:
         """Calls `function` with the connection, which is made if there is none.
 
@@ -114,6 +120,7 @@ class Connection:
             StoreStartupError: the server refuses for good: URL, password or database are wrong, or `prepare` said so.
             StoreConflict: a constraint was violated.
             asyncpg.DataError, asyncpg.CharacterNotInRepertoireError: a parameter is no value of its type.
+            TimeoutError: `function` set a deadline, which passed; the connection is given up.
         """
         try:
             async with self._turn:
@@ -135,6 +142,8 @@ class Connection:
             raise
         except asyncpg.InternalClientError as error:
             raise self._address.unavailable("the connection was lost") from error
+        except TimeoutError:
+            raise
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise self._address.unavailable(error) from error
 
@@ -247,15 +256,24 @@ async def bounded(call: Awaitable[_T], deadline_s: float, address: Address) -> _
     """
 
     async def run() -> _T:
-        try:
-            async with asyncio.timeout(deadline_s):
-                return await call
-        except TimeoutError as error:
-            raise address.unavailable(f"no answer within {deadline_s:g} s") from error
+        async with asyncio.timeout(deadline_s):
+            return await call
 
-    task = asyncio.create_task(run())
+    task = asyncio.create_task(timely(run(), deadline_s, address))
     task.add_done_callback(_notice)
     return await asyncio.shield(task)
+
+
+async def timely(call: Awaitable[_T], deadline_s: float, address: Address) -> _T:
+    """The result of `call`, which raises TimeoutError itself when its deadline has passed.
+
+    Raises:
+        StoreUnavailable: the deadline passed.
+    """
+    try:
+        return await call
+    except TimeoutError as error:
+        raise address.unavailable(f"no answer within {deadline_s:g} s") from error
 
 
 def _notice(task: asyncio.Task[_T]) -> None:

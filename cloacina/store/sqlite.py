@@ -201,7 +201,7 @@ class SqliteDatabase:
     async def unheld_user(self) -> str | None:
         return None  # there are no users
 
-    async def write(self, statements: Sequence[Statement]) -> None:
+    async def write(self, statements: Sequence[Statement], *, awaited: bool = False) -> None:
         began = time.perf_counter()
         rows = sum(len(statement.rows) for statement in statements)
         with tracing.child_span(

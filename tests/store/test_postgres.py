@@ -458,16 +458,32 @@ async def test_commits_are_synced_to_disk_before_they_are_acknowledged(
 async def test_a_waiter_that_gave_up_does_not_break_the_transaction(
     open_scheduler: Callable[..., Awaitable[Database]], admin: asyncpg.Connection
 ) -> None:
-    store = ExecutionStore(await open_scheduler())
+    database = await open_scheduler()
+    store = ExecutionStore(database)
     pid = await _writer_pid(admin)
     async with _slow_commit(admin):
-        given_up = asyncio.create_task(store.commit(begun(1)))
+        given_up = asyncio.create_task(database.write(begun(1).statements()))
         await until(lambda: _is_committing(admin, pid))
         given_up.cancel()
         await asyncio.gather(given_up, return_exceptions=True)
     await store.commit(begun(2))
     assert len(await store.load_live()) == 2
     assert await _writer_pid(admin) == pid
+
+
+async def test_whoever_waits_for_its_transaction_itself_gives_the_connection_up_with_it(
+    open_scheduler: Callable[..., Awaitable[Database]], admin: asyncpg.Connection
+) -> None:
+    store = ExecutionStore(await open_scheduler())
+    pid = await _writer_pid(admin)
+    async with _slow_commit(admin):
+        given_up = asyncio.create_task(store.commit(begun(1)))
+        await until(lambda: _is_committing(admin, pid))
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+    await until_available(lambda: store.commit(begun(2)))
+    assert await _writer_pid(admin) != pid
 
 
 async def test_closing_lets_the_transaction_end(

@@ -70,7 +70,7 @@ class StubbornDatabase:
     async def fetch(self, query: str, *parameters: Any, tenant: str | None = None) -> list[tuple[Any, ...]]:
         return await self._inner.fetch(query, *parameters)
 
-    async def write(self, statements: Sequence[Statement]) -> None:
+    async def write(self, statements: Sequence[Statement], *, awaited: bool = False) -> None:
         self.held += 1
         try:
             await self._gate.wait()
@@ -80,7 +80,7 @@ class StubbornDatabase:
             self.held -= 1
         if self.failures:
             raise self.failures.pop(0)
-        await self._inner.write(statements)
+        await self._inner.write(statements, awaited=awaited)
         self.writes.append(statements)
 
 
