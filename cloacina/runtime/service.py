@@ -17,6 +17,7 @@ from cloacina.errors import CloacinaError
 from cloacina.rpc.client import RpcClient
 from cloacina.rpc.server import RpcServer, is_loopback
 from cloacina.rpc.v1 import common_pb2
+from cloacina.runtime.cpu_latency import CpuLatency
 from cloacina.runtime.parent import end_with_parent
 from cloacina.runtime.rpc_token import ensure_token
 from cloacina.runtime.settings import ServiceSettings
@@ -33,7 +34,7 @@ scheduler's time."""
 
 
 class Runtime:
-    """What a service is given: its settings, its metrics, its gRPC server, and the way to others.
+    """What a service is given: its settings, its metrics, its gRPC server, the way to others, and to the kernel.
 
     Args:
         name: "api", "scheduler", "reconciler" or "executor".
@@ -47,6 +48,7 @@ class Runtime:
         self.instance_id = str(uuid4())
         self.registry = create_registry(name, __version__)
         self.rpc_metrics = RpcMetrics(self.registry)
+        self.cpu_latency = CpuLatency(settings.cpu_latency_us, self.registry)
         self.server = RpcServer(
             name,
             settings.host,
@@ -140,6 +142,7 @@ async def _live(name: str, settings: ServiceSettings, rpc_port: int, make: Calla
     listen_for_end(told)
     logs.handle_loop_errors(asyncio.get_running_loop())
     runtime = Runtime(name, settings, rpc_port)
+    runtime.cpu_latency.open()
     service = make()
     try:
         async with asyncio.timeout(_START_DEADLINE_S):

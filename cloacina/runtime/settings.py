@@ -49,6 +49,13 @@ class ServiceSettings(BaseSettings):
     tls_ca: Path | None = Field(None, description="PEM certificate of the authority that signs the services'")
     grace_s: float = Field(30.0, ge=0, le=3600, description="seconds to finish work in after SIGTERM")
     log_retention_days: int = Field(14, ge=0, description="days of log files that are kept; 0 keeps all")
+    cpu_latency_us: int | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="microseconds that a core of this machine may take to wake up while executions go through api, "
+        "scheduler or executor; 0 keeps all cores awake then. Linux only. Unset, nothing is asked of the kernel",
+    )
     verbose: bool = Field(
         False, description="log at debug level", validation_alias=AliasChoices("verbose", "v", "CLOACINA_VERBOSE")
     )

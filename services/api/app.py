@@ -9,6 +9,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from cloacina.rpc.v1 import common_pb2
+from cloacina.runtime.cpu_latency import CpuLatency
 from cloacina.store.identity import IdentityStore
 from services.api.admission import Admission
 from services.api.auth import Authenticator
@@ -48,6 +49,7 @@ class Gateway:
         registry: what ``/metrics`` shows.
         logs: the log files of this machine.
         own_status: the gateway's own state.
+        cpu_latency: told when there is something to do.
         finisher: calls that outlive their client.
         router: the route table.
         openapi: the document that describes it, as JSON.
@@ -71,6 +73,7 @@ class Gateway:
     registry: CollectorRegistry
     logs: LogReader
     own_status: Callable[[], common_pb2.ServiceStatus]
+    cpu_latency: CpuLatency
     finisher: Finisher = field(default_factory=Finisher)
     router: Router = field(default_factory=lambda: Router(ALL_ROUTES))
     openapi: bytes = field(default_factory=lambda: openapi_document(ALL_ROUTES))

@@ -121,6 +121,7 @@ class GatewayService:
             registry=runtime.registry,
             logs=LogReader(settings.home),
             own_status=own_status,
+            cpu_latency=runtime.cpu_latency,
         )
 
     def _balance(self, runtime: Runtime, targets: str, service: str) -> BalancedClient:

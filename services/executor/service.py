@@ -21,6 +21,7 @@ from cloacina.rpc.client import RpcClient
 from cloacina.rpc.log_lines import to_scheduler
 from cloacina.rpc.places import Place
 from cloacina.rpc.v1 import common_pb2, executor_pb2, executor_pb2_grpc
+from cloacina.runtime.cpu_latency import CpuLatency
 from cloacina.runtime.metrics_server import MetricsServer
 from cloacina.runtime.service import Runtime
 from cloacina.telemetry import tracing
@@ -63,9 +64,11 @@ class Executor:
         self._metrics_server: MetricsServer | None = None
         self._schedulers: BalancedClient | None = None
         self._lines: ExecutionLines | None = None
+        self._cpu_latency: CpuLatency | None = None
 
     async def start(self, runtime: Runtime) -> Mapping[str, object]:
         settings = self._settings
+        self._cpu_latency = runtime.cpu_latency
         # before any socket is open: the fork server and its workers share none
         backend = self._backend = choose_backend(settings, self._offer_slots)
         self._forge = backend.forge
@@ -177,6 +180,8 @@ class Executor:
     def assign(self, assignments: Sequence[Any]) -> None:
         assert self._links is not None
         assert self._pools is not None
+        assert self._cpu_latency is not None
+        self._cpu_latency.needed()
         refused = []
         for assignment in assignments:
             if assignment.claim_id in self._runs:
@@ -240,6 +245,8 @@ class Executor:
 
     def ended(self, result: Any) -> None:
         assert self._links is not None
+        assert self._cpu_latency is not None
+        self._cpu_latency.needed()
         self._runs.pop(result.claim_id, None)
         self._links.ended(result)
         if not self._runs:

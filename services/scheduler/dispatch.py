@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from cloacina.dispatch.orders import assignment_message, poll_answer_from, poll_message, result_from, too_large
@@ -123,10 +123,12 @@ class Dispatch(scheduler_pb2_grpc.DispatchServiceServicer):
     Args:
         engine: what they speak for.
         scheduler_id: identity of this process.
+        on_results: told that results have come, before the engine is.
     """
 
-    def __init__(self, engine: Engine, scheduler_id: str) -> None:
+    def __init__(self, engine: Engine, scheduler_id: str, on_results: Callable[[], None]) -> None:
         self._engine = engine
+        self._on_results = on_results
         settings = engine.settings
         self._welcome = scheduler_pb2.Welcome(
             lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s, scheduler_id=scheduler_id
@@ -171,6 +173,8 @@ class Dispatch(scheduler_pb2_grpc.DispatchServiceServicer):
                 engine.report_preparing(executor_id, preparing.claim_id, Preparation(preparing.stage), preparing.since)
         for deferral in message.deferrals:
             engine.report_deferred(executor_id, deferral.claim_id, deferral.deferred)
+        if message.results:
+            self._on_results()
         for result in message.results:
             engine.report(outgoing, result_from(result))
         for claim_id in message.released:

@@ -190,7 +190,13 @@ class Scheduler:
             self._forwarder,
             self._engine.ownership.look,
         )
-        self._executes.handle_with(routed.Execute)
+
+        async def execute(request: Any, context: Any) -> scheduler_pb2.ExecuteResponse:
+            runtime.cpu_latency.needed()
+            response: scheduler_pb2.ExecuteResponse = await routed.Execute(request, context)
+            return response
+
+        self._executes.handle_with(execute)
         runtime.server.add(
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server,
             routed,
@@ -209,7 +215,7 @@ class Scheduler:
         )
         runtime.server.add(
             scheduler_pb2_grpc.add_DispatchServiceServicer_to_server,
-            Dispatch(self._engine, runtime.instance_id),
+            Dispatch(self._engine, runtime.instance_id, runtime.cpu_latency.needed),
             services["DispatchService"].full_name,
         )
         runtime.server.add(

@@ -57,6 +57,7 @@ async def begin_execution(call: Call, instance_name: str = "") -> web.Response:
     """
     gateway, name = call.gateway, call.path["name"]
     call.bind(workflow_name=name)
+    gateway.cpu_latency.needed()
     key = _idempotency_key(call)
     body = await read_model(
         call.http,
