@@ -37,10 +37,11 @@ from cloacina.daemon.trust import TrustedKeys
 from cloacina.daemon.workflows import LoadedWorkflows
 from cloacina.dispatch.metrics import show_workers
 from cloacina.dispatch.pools import Pools, Supplies
-from cloacina.engine.engine import Engine, EngineSettings
+from cloacina.engine.engine import Engine
 from cloacina.engine.metrics import EngineMetrics
 from cloacina.engine.schedule_metrics import ScheduleMetrics
 from cloacina.engine.schedules import Schedules
+from cloacina.engine.settings import EngineSettings
 from cloacina.errors import CloacinaError
 from cloacina.runtime.signals import listen_for_end
 from cloacina.store.database import Database, open_database

@@ -25,13 +25,14 @@ from cloacina.embedded.config import DefaultRunnerConfig
 from cloacina.embedded.executor import LocalExecutor
 from cloacina.embedded.result import WorkflowResult
 from cloacina.embedded.workflows import TENANT, LocalDefinition, LocalWorkflows
-from cloacina.engine.engine import Engine, EngineSettings, wall_clock
+from cloacina.engine.engine import Engine, wall_clock
 from cloacina.engine.instances import Instances
 from cloacina.engine.metrics import EngineMetrics
 from cloacina.engine.model import Live, Origin
 from cloacina.engine.schedule_book import Wanted
 from cloacina.engine.schedule_metrics import ScheduleMetrics
 from cloacina.engine.schedules import Schedules
+from cloacina.engine.settings import EngineSettings
 from cloacina.errors import Conflict, NotFound, Unavailable
 from cloacina.store.database import Database, open_database
 from cloacina.store.executions import ExecutionStore

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -63,6 +63,10 @@ class Definition:
         parent = parent_of(task)
         instance = int(task[len(parent) + 1 : -1])
         return len(self.task_index) + self.task_index[parent] * MAX_INSTANCES + instance
+
+
+DefinitionFinder = Callable[[str, str], Definition | None]
+"""Gives the definition that a new execution of a tenant's workflow uses now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,6 @@ from cloacina.domain.execution import (
     TaskSkipped,
     TaskStarted,
     TaskState,
-    TaskStatus,
     WorkflowCancelled,
     WorkflowCancelling,
     WorkflowFailed,
@@ -368,26 +367,4 @@ def _task_change(live: Live, name: str, now: int) -> TaskChange:
         finished_at=task.finished_at,
         updated_at=now,
         instances=task.instances,
-    )
-
-
-def restore_task(row: TaskRow) -> TaskState:
-    """The state of a task as its row says; what can be derived is left to `ExecutionState.recount`."""
-    return TaskState(
-        status=TaskStatus(row.status),
-        attempt=row.attempt,
-        claim_id=row.claim_id,
-        executor_id=row.executor_id,
-        lost_claims=row.lost_claims,
-        deferred=bool(row.deferred),
-        retry_due=row.retry_due,
-        output=row.output,
-        error=row.error,
-        details=row.details,
-        reason=row.reason,
-        instances=row.instances,
-        ready_at=row.ready_at,
-        claimed_at=row.claimed_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
     )

@@ -11,7 +11,7 @@ from uuid import UUID
 from cloacina.catalog.inputs import accept_input
 from cloacina.catalog.workflows import load_definition
 from cloacina.domain.decisions import Cancel, Pause, Resume
-from cloacina.engine.engine import Engine, EngineSettings, wall_clock
+from cloacina.engine.engine import Engine, wall_clock
 from cloacina.engine.ids import event_id, task_execution_id
 from cloacina.engine.instances import Instances
 from cloacina.engine.metrics import EngineMetrics
@@ -21,6 +21,7 @@ from cloacina.engine.retention import Retention
 from cloacina.engine.retention_metrics import RetentionMetrics
 from cloacina.engine.schedule_metrics import ScheduleMetrics
 from cloacina.engine.schedules import Schedules
+from cloacina.engine.settings import EngineSettings
 from cloacina.errors import Conflict, InvalidRequest, NotFound
 from cloacina.rpc.batched_server import BatchedExecutesServer
 from cloacina.rpc.v1 import (

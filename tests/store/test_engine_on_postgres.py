@@ -12,11 +12,11 @@ import pytest
 
 from cloacina.domain.graph import TaskSpec
 from cloacina.domain.schedules import ScheduleKind
-from cloacina.engine.engine import EngineSettings
 from cloacina.engine.model import Assignment, Definition, Joining
 from cloacina.engine.schedule_book import Wanted
 from cloacina.engine.schedule_metrics import ScheduleMetrics
 from cloacina.engine.schedules import Schedules
+from cloacina.engine.settings import EngineSettings
 from cloacina.errors import Unavailable
 from cloacina.store.database import open_database
 from cloacina.store.schedules import ScheduleStore

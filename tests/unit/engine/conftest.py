@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from engine_bench import Bench, StubbornDatabase
 
-from cloacina.engine.engine import EngineSettings
+from cloacina.engine.settings import EngineSettings
 from cloacina.store.database import open_database
 
 StartBench = Callable[..., Awaitable[Bench]]

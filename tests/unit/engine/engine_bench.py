@@ -13,10 +13,11 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from cloacina.domain.graph import TaskSpec, WorkflowSpec
-from cloacina.engine.engine import Engine, EngineSettings
+from cloacina.engine.engine import Engine
 from cloacina.engine.metrics import EngineMetrics
 from cloacina.engine.model import Assignment, Definition, Failure, Joining, Origin, PollOrder, Result, Success
 from cloacina.engine.ownership import Ownership
+from cloacina.engine.settings import EngineSettings
 from cloacina.store.database import Database, Statement, StoreUnavailable
 from cloacina.store.executions import DefinitionRow, ExecutionRow, ExecutionStore, TaskRow
 

@@ -63,12 +63,12 @@ async def test_limits(start) -> None:
     assert (await told(bench, second)).causes[0].ids == {"execution_id": first}
     (held,) = (await told(bench, third)).causes
     assert held.ids == {"execution_id": f"{first}, {second}"}
-    assert held.since == bench.engine._live[third].created_at
+    assert held.since == bench.engine._memory.live[third].created_at
 
 
 async def test_a_child_execution(bench: Bench) -> None:
     inner = definition(TaskSpec("deep"), name="inner")
-    bench.engine._find_definition = lambda tenant_id, name: inner
+    bench.engine._memory._find_definition = lambda tenant_id, name: inner
     executor = await bench.join(slots=8)
     outer = await bench.submit(definition(TaskSpec("child", workflow="inner")))
     child = (await executor.next()).live.execution_id

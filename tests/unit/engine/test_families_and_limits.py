@@ -32,7 +32,7 @@ async def idle(bench: Bench) -> None:
 
 def family(bench: Bench, **children: Definition) -> None:
     """Makes workflows known to tasks that execute them."""
-    bench.engine._find_definition = lambda tenant_id, name: children.get(name)
+    bench.engine._memory._find_definition = lambda tenant_id, name: children.get(name)
 
 
 def parent_of(name: str) -> Definition:

@@ -8,10 +8,11 @@ from typing import Any
 
 import grpc
 import pytest
-from engine_bench import Bench, disk_full, succeeded, until
+from engine_bench import Bench, disk_full, load_definition, succeeded, until
+from prometheus_client import CollectorRegistry
 
 from cloacina.engine.engine import Engine
-from cloacina.engine.live import LiveExecutions
+from cloacina.engine.metrics import EngineMetrics
 from cloacina.errors import NotFound, Unavailable
 from cloacina.rpc.v1 import scheduler_pb2
 from cloacina.store.executions import EventRow
@@ -152,10 +153,7 @@ class _Call:
 
 def _stranger(bench: Bench) -> Engine:
     """The engine of a scheduler that does not run what `bench` does, and is told nothing of it."""
-    stranger = Engine.__new__(Engine)
-    stranger.watchers = type(bench.engine.watchers)()
-    stranger._live = LiveExecutions(1, 1, 1.0)
-    return stranger
+    return Engine(bench.store, EngineMetrics(CollectorRegistry()), load_definition)
 
 
 async def test_what_another_scheduler_runs_is_followed_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,8 @@ from cloacina.domain.execution import EndReason, ExecutionState, FailureReason
 from cloacina.domain.graph import TaskSpec
 from cloacina.domain.retry import RetryPolicy
 from cloacina.domain.rules import TaskEnded, TaskOutcome
-from cloacina.engine.engine import _restore
 from cloacina.engine.model import Assignment, Definition, Failure, Live
+from cloacina.engine.restoring import restore
 from cloacina.errors import Conflict, NotFound
 
 _TWICE = RetryPolicy(max_attempts=2, delay_ms=0, jitter=False)
@@ -150,7 +150,7 @@ async def stored_state(bench: Bench, live: Live) -> ExecutionState:
     row = await bench.store.load_one("acme", live.execution_id)
     assert row is not None
     (found,) = await bench.store.load_definitions([row.execution.definition_id])
-    state = _restore(row, load_definition(found)).state
+    state = restore(row, load_definition(found)).state
     for task in row.tasks:  # that of a task that was skipped is derived when it is read
         state.tasks[task.task_name].output = task.output
     if row.execution.finished_at is not None:
