@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import struct
+import time
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge
@@ -42,7 +43,6 @@ class CpuLatency:
         self._limit_us = limit_us
         self._device = device
         self._file: int | None = None
-        self._loop = asyncio.get_running_loop()
         self._needed_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._holds = Gauge(
@@ -65,9 +65,9 @@ class CpuLatency:
         """There is something to do now."""
         if self._file is None:
             return
-        self._needed_at = self._loop.time()
+        self._needed_at = time.monotonic()
         if self._timer is None and self._wish(self._limit_us or 0):
-            self._timer = self._loop.call_later(HOLD_S, self._look)
+            self._timer = asyncio.get_running_loop().call_later(HOLD_S, self._look)
 
     def close(self) -> None:
         """Wishes nothing any more."""
@@ -81,9 +81,9 @@ class CpuLatency:
 
     def _look(self) -> None:
         """Lets the cores sleep, unless there was something to do meanwhile."""
-        left_s = self._needed_at + HOLD_S - self._loop.time()
+        left_s = self._needed_at + HOLD_S - time.monotonic()
         if left_s > 0:
-            self._timer = self._loop.call_later(left_s, self._look)
+            self._timer = asyncio.get_running_loop().call_later(left_s, self._look)
             return
         self._timer = None
         self._wish(None)

@@ -21,6 +21,7 @@ from cloacina.engine.retention_metrics import RetentionMetrics
 from cloacina.engine.schedule_metrics import ScheduleMetrics
 from cloacina.errors import CloacinaError
 from cloacina.rpc.errors import to_status
+from cloacina.runtime.cpu_latency import CpuLatency
 from cloacina.telemetry.execution_lines import ExecutionLines, Lines
 from cloacina.telemetry.metrics import RpcMetrics, StoreMetrics, create_registry
 from services.api.delivery import DeliveryMetrics
@@ -271,6 +272,7 @@ async def _keep_nothing(batch: str, lines: list[Lines]) -> list[str]:
 def test_the_metrics_table_names_the_owner_of_every_metric(service: str, own) -> None:
     registry = create_registry(service, "0")
     RpcMetrics(registry)
+    CpuLatency(None, registry)
     own(registry)
     owned = {
         family.name + ("_total" if family.type == "counter" else "")

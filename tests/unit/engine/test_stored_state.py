@@ -143,7 +143,7 @@ class Story:
         await until(lambda: not self._bench.engine.figures()["retries_waiting"])
         for _ in range(2):
             await self._bench.engine.transact(lambda work: None)
-        self.lives.update(self._bench.engine._live)
+        self.lives.update(self._bench.engine._memory.live)
 
 
 async def stored_state(bench: Bench, live: Live) -> ExecutionState:
