@@ -67,8 +67,17 @@ class RunningDaemon:
         def is_ready_or_ended() -> bool:
             return process.poll() is not None or "daemon ready" in self.messages()[before:]
 
-        wait_until(is_ready_or_ended, "readiness of the daemon", READY_DEADLINE_S)
-        assert self.process.poll() is None, self.console.read_text()[-4000:]
+        try:
+            wait_until(is_ready_or_ended, "readiness of the daemon", READY_DEADLINE_S)
+        except AssertionError as late:
+            said = self._state()
+            self.stop()  # nobody else does: there is no block to leave yet
+            raise AssertionError(f"{late}: {said}") from None
+        assert self.process.poll() is None, self._state()
+
+    def _state(self) -> str:
+        """The end of what it wrote, for the message of a test."""
+        return self.console.read_text(errors="replace")[-4000:]
 
     def tell(self, number: int) -> None:
         """Sends a signal."""
@@ -84,10 +93,10 @@ class RunningDaemon:
             process.send_signal(number)
         try:
             return process.wait(60)
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as late:
             process.kill()
             process.wait()
-            raise
+            raise AssertionError(f"{late}: {self._state()}") from None
 
     def cloacinactl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs a command."""

@@ -94,7 +94,9 @@ class RunningSystem:
         try:
             wait_until(self._is_ready_or_ended, "readiness", READY_DEADLINE_S)
         except AssertionError as late:
-            raise AssertionError(f"{late}: {self._state()}") from None
+            said = self._state()
+            self.stop()  # nobody else does: there is no block to leave yet
+            raise AssertionError(f"{late}: {said}") from None
         assert self.supervisor.poll() is None, self._state()
 
     def _is_ready_or_ended(self) -> bool:
