@@ -37,7 +37,6 @@ from cloacina.store.executions import (
     CompletedRow,
     DefinitionRow,
     EventRow,
-    ExecutionAdvance,
     ExecutionChange,
     ExecutionRow,
     ExecutorRow,
@@ -206,8 +205,6 @@ class GroupWork:
             return
         if touched.itself:
             batch.execution_changes.append(_execution_change(live))
-        else:
-            batch.advances.append(ExecutionAdvance(live.state.sequence, live.execution_id))
         for name, kinds in touched.tasks.items():
             if kinds in _HAS_COMPLETED:
                 batch.completions.append(_task_completed(live, name, now))

@@ -47,6 +47,8 @@ class ExecutionRow(NamedTuple):
     finished_at: int | None
     cancelling: str | None
     sequence: int
+    """The number of its last event; of one that has not ended, outside of `ExecutionStore.load_live`, as of the last
+    change of the execution itself."""
     priority: int = 0
     parent_execution_id: str | None = None
     parent_task: str | None = None
@@ -84,13 +86,6 @@ class ExecutionChange(NamedTuple):
     started_at: int | None
     finished_at: int | None
     cancelling: str | None
-    sequence: int
-    execution_id: str
-
-
-class ExecutionAdvance(NamedTuple):
-    """Only tasks of an execution have changed. The fields are in the order of the query ``advance_execution``."""
-
     sequence: int
     execution_id: str
 
@@ -192,7 +187,7 @@ class EventRow(NamedTuple):
 
 
 class ExecutionProgress(NamedTuple):
-    """How far an execution is: the number of its last event, and when it ended, if it has."""
+    """How far an execution is: when it ended, if it has, and then the number of its last event."""
 
     tenant_id: str
     sequence: int
@@ -231,7 +226,6 @@ class Batch:
     definitions: list[DefinitionRow] = field(default_factory=list)
     executions: list[ExecutionRow] = field(default_factory=list)
     execution_changes: list[ExecutionChange] = field(default_factory=list)
-    advances: list[ExecutionAdvance] = field(default_factory=list)
     tasks: list[TaskRow] = field(default_factory=list)
     new_tasks: list[NewTask] = field(default_factory=list)
     task_changes: list[TaskChange] = field(default_factory=list)
@@ -278,7 +272,6 @@ _WRITES = (
     ("insert_execution", "executions", False),
     ("reopen_execution", "reopened", True),
     ("update_execution", "execution_changes", True),
-    ("advance_execution", "advances", True),
     ("insert_task", "tasks", False),
     ("insert_new_task", "new_tasks", False),
     ("update_task", "task_changes", True),

@@ -18,7 +18,7 @@ from cloacina.store.database import (
     number_parameters,
     open_database,
 )
-from cloacina.store.executions import ClaimedRow, ExecutionAdvance, ExecutionStore
+from cloacina.store.executions import ClaimedRow, CompletedRow, ExecutionStore
 from cloacina.store.identity import TenantRow
 from cloacina.store.owners import OwnerStore
 from cloacina.telemetry.metrics import StoreMetrics
@@ -186,24 +186,22 @@ async def test_statements_see_what_those_before_them_in_the_transaction_wrote(da
             Statement("insert_execution", [execution(1)]),
             Statement("insert_task", [written]),
             Statement("claim_task", [claimed], expect=1),
-            Statement("advance_execution", [ExecutionAdvance(9, "e1")], expect=1),
+            Statement("complete_task", [CompletedRow(b"{}", 4, 5, 6, "e1", 0)], expect=1),
         ]
     )
-    store = ExecutionStore(scheduler)
-    (found,) = await store.list_tasks("acme", "e1")
-    assert (found.status, found.claim_id, found.executor_id) == ("Running", 7, "there")
-    progress = await store.progress("acme", "e1")
-    assert progress is not None
-    assert progress.sequence == 9
+    (found,) = await ExecutionStore(scheduler).list_tasks("acme", "e1")
+    assert (found.status, found.claim_id, found.executor_id, found.output) == ("Completed", 7, "there", b"{}")
 
 
 async def test_a_transaction_of_which_a_row_is_missing_says_which_and_writes_nothing(database) -> None:
     scheduler = await database("scheduler")
-    with pytest.raises(StoreConflict, match="advance_execution changed 1 rows of the scheduler store, not 2"):
+    claims = [ClaimedRow(7, "there", 1, 2, 3, execution_id, 0) for execution_id in ("e1", "absent")]
+    with pytest.raises(StoreConflict, match="claim_task changed 1 rows of the scheduler store, not 2"):
         await scheduler.write(
             [
                 Statement("insert_execution", [execution(1)]),
-                Statement("advance_execution", [ExecutionAdvance(9, "e1"), ExecutionAdvance(9, "absent")], expect=2),
+                Statement("insert_task", [task("e1", 0, status="Ready")]),
+                Statement("claim_task", claims, expect=2),
             ]
         )
     assert await ExecutionStore(scheduler).get_execution("acme", "e1") is None

@@ -174,6 +174,17 @@ async def test_pages_by_offset_and_filters(store: ExecutionStore) -> None:
     assert await store.list_executions("acme", workflow_name="w0", status="Failed") == ([], 0)
 
 
+async def test_the_last_event_of_an_unfinished_execution_is_known_where_only_its_tasks_changed(
+    store: ExecutionStore,
+) -> None:
+    await store.commit(begun(1))
+    (found,) = await store.load_live()
+    assert found.execution.sequence == 3, "that of its row, which is the larger one"
+    await store.commit(Batch(events=[event("e1", 4), event("e1", 5)]))
+    (found,) = await store.load_live()
+    assert found.execution.sequence == 5
+
+
 async def test_events_come_in_order_after_a_sequence_number(store: ExecutionStore) -> None:
     await store.commit(begun(1))
     await store.commit(Batch(events=[event("e1", number) for number in (5, 4, 3)]))

@@ -26,11 +26,6 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::b
     AS new (status, reason, error, output, started_at, finished_at, cancelling, sequence, execution_id)
 WHERE old.execution_id = new.execution_id;
 
--- name: advance_execution (rows as arrays)
-UPDATE executions AS old SET sequence = new.sequence
-FROM unnest($1::bigint[], $2::text[]) AS new (sequence, execution_id)
-WHERE old.execution_id = new.execution_id;
-
 -- name: insert_task (rows as arrays)
 INSERT INTO tasks (execution_id, task_index, task_name, max_attempts, status, attempt, claim_id, executor_id,
     lost_claims, deferred, retry_due, output, error, details, reason, created_at, ready_at, claimed_at, started_at,

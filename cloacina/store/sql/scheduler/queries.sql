@@ -23,10 +23,6 @@ UPDATE executions SET status = ?, reason = ?, error = ?, output = ?, started_at 
     sequence = ?
 WHERE execution_id = ?;
 
--- name: advance_execution
--- Only its tasks have changed.
-UPDATE executions SET sequence = ? WHERE execution_id = ?;
-
 -- name: insert_task
 INSERT INTO tasks (execution_id, task_index, task_name, max_attempts, status, attempt, claim_id, executor_id,
     lost_claims, deferred, retry_due, output, error, details, reason, created_at, ready_at, claimed_at, started_at,
@@ -152,11 +148,14 @@ SELECT adoption FROM owners WHERE epoch = ?;
 UPDATE executions SET owner = ? WHERE execution_id = ? AND finished_at IS NOT NULL;
 
 -- name: live_executions
--- What an owner has that has not ended; the partial index holds nothing else.
-SELECT execution_id, tenant_id, workflow_name, definition_id, status, reason, error, input, output, request_id,
-    traceparent, trigger_origin, idempotency_key, created_at, started_at, finished_at, cancelling, sequence, priority,
-    parent_execution_id, parent_task, parent_claim_id, depth
-FROM executions WHERE finished_at IS NULL AND owner = ? AND adoption > ? ORDER BY execution_id;
+-- What an owner has that has not ended; the partial index holds nothing else. The number of the last event is that of
+-- the events: the row has it as of the last change of the execution itself.
+SELECT e.execution_id, e.tenant_id, e.workflow_name, e.definition_id, e.status, e.reason, e.error, e.input, e.output,
+    e.request_id, e.traceparent, e.trigger_origin, e.idempotency_key, e.created_at, e.started_at, e.finished_at,
+    e.cancelling, coalesce((SELECT max(v.sequence) FROM events v
+        WHERE v.execution_id = e.execution_id AND v.sequence > e.sequence), e.sequence),
+    e.priority, e.parent_execution_id, e.parent_task, e.parent_claim_id, e.depth
+FROM executions e WHERE e.finished_at IS NULL AND e.owner = ? AND e.adoption > ? ORDER BY e.execution_id;
 
 -- name: live_tasks
 SELECT t.execution_id, t.task_index, t.task_name, t.max_attempts, t.status, t.attempt, t.claim_id, t.executor_id,
@@ -247,7 +246,7 @@ FROM executions e JOIN events v ON v.execution_id = e.execution_id
 WHERE e.execution_id = ? AND e.tenant_id = ? AND v.sequence > ? ORDER BY v.sequence LIMIT ?;
 
 -- name: execution_progress
--- Whose an execution is, the number of its last event, and whether it has ended. An empty tenant matches all.
+-- Whose an execution is, whether it has ended, and the number of its last event then. An empty tenant matches all.
 SELECT tenant_id, sequence, finished_at FROM executions
 WHERE execution_id = ? AND (? = '' OR tenant_id = ?);
 

@@ -1,0 +1,2 @@
+-- Nothing changes in the tables. From here on the number of an unfinished execution's last event is that of its events,
+-- and its row has it as of the last change of the execution itself. Programs before this one would take the row's.
