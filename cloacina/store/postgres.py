@@ -29,6 +29,7 @@ from cloacina.store.postgres_connection import Address, Connection, Connections,
 from cloacina.store.postgres_joined import JoinedStatements
 from cloacina.telemetry import tracing
 from cloacina.telemetry.metrics import StoreMetrics
+from cloacina.telemetry.turns import once_sent
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class PostgresDatabase:
             except asyncpg.CharacterNotInRepertoireError:
                 await self._write([_storable_statement(statement) for statement in statements], awaited)
         if self._metrics is not None:
-            self._metrics.observe_commit(time.perf_counter() - began, rows)
+            once_sent(self._metrics.observe_commit, time.perf_counter() - began, rows)
 
     async def _fetch(self, query: str, parameters: Sequence[Any], tenant: str | None) -> list[tuple[Any, ...]]:
         if self._readers is None:

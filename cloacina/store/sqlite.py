@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from cloacina.store.database import Schema, Statement, StoreConflict, StoreStartupError, StoreUnavailable
 from cloacina.telemetry import tracing
 from cloacina.telemetry.metrics import StoreMetrics
+from cloacina.telemetry.turns import once_sent
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +221,7 @@ class SqliteDatabase:
             except sqlite3.Error as error:
                 raise self._unavailable(error) from error
         if self._metrics is not None:
-            self._metrics.observe_commit(time.perf_counter() - began, rows)
+            once_sent(self._metrics.observe_commit, time.perf_counter() - began, rows)
 
     def _opened(self) -> _Worker:
         if self._writer is None:
