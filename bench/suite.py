@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import uvloop
 
@@ -39,6 +40,7 @@ from tests.postgres import PostgresServer, running_postgres
 
 PARTS = ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "tracing", *PEERS)
 DATABASES = ("sqlite", "postgres")
+_Found = TypeVar("_Found")
 BUILD = Path(__file__).resolve().parent.parent / "build" / "bench"
 
 _AFTER_PAUSE = 5
@@ -184,14 +186,10 @@ class Bench:
                 _, loads[", cores awake"] = stack.enter_context(self._system({"CLOACINA_CPU_LATENCY_US": "0"}))
             else:
                 print(f"  {DEVICE} cannot be written: W4 is measured without CLOACINA_CPU_LATENCY_US", flush=True)
-            rounds: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in loads}
-            for _ in range(self._sizes.rounds):
-                for kind, each in loads.items():
-                    time.sleep(self._sizes.pause_s)  # until the cores may sleep again
-                    rounds[kind].append(self._latency_once(each))
+            rounds = self._in_turns(list(loads.values()), self._latency_once)
         return [
-            of.at_most(self._figure("W4", f"idle {what}{kind}", "ms", [found[at] for found in rounds[kind]]), limit)
-            for kind in loads
+            of.at_most(self._figure("W4", f"idle {what}{kind}", "ms", [each[at] for each in found]), limit)
+            for kind, found in zip(loads, rounds, strict=True)
             for at, (what, limit) in enumerate(
                 (
                     ("one task, submit to done p50", 4),
@@ -202,6 +200,7 @@ class Bench:
         ]
 
     def _latency_once(self, load: Load) -> tuple[float, float, float]:
+        time.sleep(self._sizes.pause_s)  # until the cores may sleep again
         uvloop.run(load.latencies_ms("bench_one", _AFTER_PAUSE))
         one = uvloop.run(load.latencies_ms("bench_one", self._sizes.samples))
         chain = uvloop.run(load.latencies_ms("bench_chain", self._sizes.samples))
@@ -265,27 +264,29 @@ class Bench:
             os.sync()  # nor is what was just written still on its way to the disk
             with Measured(home, variables) as system:
                 long = self._warm(system)
-                before, after = self._in_turns((short, long))
+                both = (short, long)
+                rates = self._in_turns(both, lambda load: uvloop.run(load.throughput("bench_one", self._sizes.one)))
+                taken = self._in_turns(
+                    both, lambda load: percentile(uvloop.run(load.latencies_ms("bench_one", self._sizes.samples)), 0.5)
+                )
                 reads = self._reads(long)
-        return self._compared(before, after) + reads
-
-    def _in_turns(self, loads: Sequence[Load]) -> list[list[Figure]]:
-        """W1 and the median of W4 of several systems, one after the other in each round: the machine's moods, which
-        last for minutes, fall on all of them."""
-        rates: list[list[float]] = [[] for _ in loads]
-        taken: list[list[float]] = [[] for _ in loads]
-        for _ in range(self._sizes.rounds):
-            for load, found in zip(loads, rates, strict=True):
-                found.append(uvloop.run(load.throughput("bench_one", self._sizes.one)))
-            for load, found in zip(loads, taken, strict=True):
-                found.append(percentile(uvloop.run(load.latencies_ms("bench_one", self._sizes.samples)), 0.5))
-        return [
+        before, after = [
             [
                 self._figure("W8", "one-task workflows", "workflows/s", rate),
                 self._figure("W8", "idle one task, submit to done p50", "ms", latency),
             ]
             for rate, latency in zip(rates, taken, strict=True)
         ]
+        return self._compared(before, after) + reads
+
+    def _in_turns(self, loads: Sequence[Load], once: Callable[[Load], _Found]) -> list[list[_Found]]:
+        """What is found of each of several systems, one after the other in each round: the machine's moods, which last
+        for minutes, fall on all of them."""
+        rounds: list[list[_Found]] = [[] for _ in loads]
+        for _ in range(self._sizes.rounds):
+            for load, found in zip(loads, rounds, strict=True):
+                found.append(once(load))
+        return rounds
 
     def _compared(self, before: list[Figure], after: list[Figure]) -> list[Figure]:
         count = f"{self._sizes.history:,} finished"

@@ -34,7 +34,7 @@ _READY_DEADLINE_S = 60.0
 _POLL_S = 0.05
 _FIRST_RESTART_S = 0.5
 _LONGEST_RESTART_S = 5.0
-"""Longer would leave a service away for longer than a lease, that has been killed a few times in a row."""
+"""A longer one would keep a service that was killed a few times in a row away for longer than a lease."""
 _STEADY_S = 10.0
 """A service that has run for this long is restarted without delay when it crashes."""
 _BEYOND_GRACE_S = 15.0

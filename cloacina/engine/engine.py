@@ -141,8 +141,6 @@ class Engine:
         self._lost: OwnershipLost | None = None
         self._loads = 0
         metrics.watch(lambda: len(self._intake), memory.live, lambda: memory.waiting)
-        metrics.active_workflows.set_function(lambda: len(memory.live))
-        metrics.active_tasks.set_function(lambda: sum(live.state.running for live in memory.live.values()))
 
     # What shells see of the engine
 
@@ -365,7 +363,7 @@ class Engine:
 
     def knows(self, session: Session) -> bool:
         """Whether an executor is connected by this session."""
-        return any(executor.session is session for executor in self._memory.executors)
+        return any(each is session for each in self._memory.executors.sessions)
 
     def report_polled(self, poll_id: int, answer: PollAnswer) -> None:
         """A trigger's function was called."""

@@ -97,6 +97,11 @@ class Executors:
         there = [executor for executor in self._by_id.values() if executor.session is not None and executor.slots > 0]
         return max(there, key=lambda executor: executor.free, default=None)
 
+    @property
+    def sessions(self) -> list[Session]:
+        """The ways to those that are connected."""
+        return [executor.session for executor in self._by_id.values() if executor.session is not None]
+
     def lapsed(self, now: float) -> Iterable[Executor]:
         """Executors whose lease lapsed by `now` (seconds, monotonic)."""
         return [executor for executor in self._by_id.values() if executor.lapsed(now)]
@@ -104,7 +109,3 @@ class Executors:
     @property
     def free_slots(self) -> int:
         return sum(max(executor.free, 0) for executor in self._by_id.values())
-
-    @property
-    def claims_held(self) -> int:
-        return sum(len(executor.claims) for executor in self._by_id.values())

@@ -33,6 +33,11 @@ class LiveExecutions(dict[str, Live]):
         self._tenant_bytes: Counter[str] = Counter()
         self.bytes = 0
 
+    @property
+    def tasks_running(self) -> int:
+        """Tasks that executors hold."""
+        return sum(live.state.running for live in self.values())
+
     def count(self, tenant_id: str) -> int:
         """How many a tenant has."""
         return self._tenants[tenant_id]

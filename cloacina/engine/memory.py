@@ -132,12 +132,14 @@ class Memory:
         self._ended: list[Live] = []
         self._retries = DueTimers(clock, self._retry_due)
         metrics.shared_claims.set_function(lambda: len(self._window))
+        metrics.active_workflows.set_function(lambda: len(self.live))
+        metrics.active_tasks.set_function(lambda: self.live.tasks_running)
 
     def figures(self) -> Mapping[str, float]:
         """Figures for operators, by name."""
         return {
             "active_workflows": len(self.live),
-            "active_tasks": sum(live.state.running for live in self.live.values()),
+            "active_tasks": self.live.tasks_running,
             "ready_tasks": self.waiting,
             "retries_waiting": len(self._retries),
             "held_by_limits": self._limits.waiting + len(self._ready) - self.waiting,
@@ -154,9 +156,8 @@ class Memory:
 
     def hang_up(self) -> None:
         """Sends every executor away, to connect again."""
-        for executor in self.executors:
-            if executor.session is not None:
-                executor.session.close()
+        for session in self.executors.sessions:
+            session.close()
 
     # Loading
 
@@ -485,9 +486,8 @@ class Memory:
 
     def _tell_waiting(self) -> None:
         """Executors share their slots out by what waits."""
-        for executor in self.executors:
-            if executor.session is not None:
-                executor.session.queue_changed()
+        for session in self.executors.sessions:
+            session.queue_changed()
 
     def _claim_what_fits(self, work: GroupWork) -> None:
         now = asyncio.get_running_loop().time()

@@ -40,7 +40,7 @@ class CpuLatency:
     """
 
     def __init__(self, limit_us: int | None, registry: CollectorRegistry, device: Path = DEVICE) -> None:
-        self._limit_us = limit_us
+        self._wanted = _NO_LIMIT if limit_us is None else struct.pack("=i", limit_us)
         self._device = device
         self._file: int | None = None
         self._needed_at = 0.0
@@ -53,7 +53,7 @@ class CpuLatency:
 
     def open(self) -> None:
         """Gets the kernel's file. Where that cannot be had, a warning says so, and everything works as without it."""
-        if self._limit_us is None:
+        if self._wanted is _NO_LIMIT:
             return
         try:
             self._file = os.open(self._device, os.O_WRONLY | os.O_CLOEXEC)
@@ -66,7 +66,7 @@ class CpuLatency:
         if self._file is None:
             return
         self._needed_at = time.monotonic()
-        if self._timer is None and self._wish(self._limit_us or 0):
+        if self._timer is None and self._wish(self._wanted):
             self._timer = asyncio.get_running_loop().call_later(HOLD_S, self._look)
 
     def close(self) -> None:
@@ -86,16 +86,16 @@ class CpuLatency:
             self._timer = asyncio.get_running_loop().call_later(left_s, self._look)
             return
         self._timer = None
-        self._wish(None)
+        self._wish(_NO_LIMIT)
 
-    def _wish(self, limit_us: int | None) -> bool:
+    def _wish(self, limit: bytes) -> bool:
         assert self._file is not None
         try:
-            os.write(self._file, _NO_LIMIT if limit_us is None else struct.pack("=i", limit_us))
+            os.write(self._file, limit)
         except OSError as error:
             self._give_up(error)
             return False
-        self._holds.set(0 if limit_us is None else 1)
+        self._holds.set(0 if limit is _NO_LIMIT else 1)
         return True
 
     def _give_up(self, error: OSError) -> None:

@@ -191,13 +191,7 @@ class Scheduler:
             self._forwarder,
             self._engine.ownership.look,
         )
-
-        async def execute(request: Any, context: Any) -> scheduler_pb2.ExecuteResponse:
-            runtime.cpu_latency.needed()
-            response: scheduler_pb2.ExecuteResponse = await routed.Execute(request, context)
-            return response
-
-        self._executes.handle_with(execute)
+        self._executes.handle_with(routed.Execute)
         runtime.server.add(
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server,
             routed,
@@ -299,6 +293,7 @@ class Handlers(scheduler_pb2_grpc.SchedulerServiceServicer):
         self._versions: dict[str, str] = {}
 
     async def Execute(self, request: Any, context: Any) -> scheduler_pb2.ExecuteResponse:
+        self._runtime.cpu_latency.needed()
         with (
             scope.bind(tenant_id=request.tenant_id, workflow_name=request.workflow_name),
             tracing.span(f"schedule {request.workflow_name}") as span,

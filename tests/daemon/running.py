@@ -15,7 +15,7 @@ from typing import Any
 from cloacina.daemon.health import DaemonDown, Health, ask
 from cloacina.packages import archive
 from cloacina.packages.signature import read_private_key, sign
-from tests.system.running import wait_until, write_package
+from tests.system.running import end_of, wait_for_start, wait_until, write_package
 
 READY_DEADLINE_S = 60.0
 
@@ -62,22 +62,14 @@ class RunningDaemon:
             self.process = subprocess.Popen(
                 command, env=self.environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
             )
-        process = self.process
-
-        def is_ready_or_ended() -> bool:
-            return process.poll() is not None or "daemon ready" in self.messages()[before:]
-
-        try:
-            wait_until(is_ready_or_ended, "readiness of the daemon", READY_DEADLINE_S)
-        except AssertionError as late:
-            said = self._state()
-            self.stop()  # nobody else does: there is no block to leave yet
-            raise AssertionError(f"{late}: {said}") from None
-        assert self.process.poll() is None, self._state()
-
-    def _state(self) -> str:
-        """The end of what it wrote, for the message of a test."""
-        return self.console.read_text(errors="replace")[-4000:]
+        wait_for_start(
+            self.process,
+            lambda: "daemon ready" in self.messages()[before:],
+            "readiness of the daemon",
+            READY_DEADLINE_S,
+            console=self.console,
+            stop=self.stop,
+        )
 
     def tell(self, number: int) -> None:
         """Sends a signal."""
@@ -96,7 +88,7 @@ class RunningDaemon:
         except subprocess.TimeoutExpired as late:
             process.kill()
             process.wait()
-            raise AssertionError(f"{late}: {self._state()}") from None
+            raise AssertionError(f"{late}: {end_of(self.console)}") from None
 
     def cloacinactl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs a command."""

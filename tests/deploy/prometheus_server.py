@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.system.running import wait_until
+from tests.system.running import wait_for_start
 
 
 class QueryError(Exception):
@@ -43,21 +43,22 @@ class PrometheusServer:
     def __enter__(self) -> PrometheusServer:
         with self._console.open("wb") as output:
             self._process = subprocess.Popen(self._command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
-        wait_until(self._is_ready_or_ended, "readiness of Prometheus")
-        assert self._process.poll() is None, self._console.read_text()[-4000:]
+        wait_for_start(
+            self._process, self._is_ready, "readiness of Prometheus", 30.0, console=self._console, stop=self._stop
+        )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         assert self._process is not None
         self._process.terminate()
         self._process.wait(30)
 
-    def _is_ready_or_ended(self) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            return True
+    def _is_ready(self) -> bool:
         try:
             with urllib.request.urlopen(self.url + "/-/ready", timeout=2):
                 return True

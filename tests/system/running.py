@@ -41,6 +41,42 @@ def wait_until(condition: Callable[[], _Value], what: str, deadline_s: float = 3
     return found
 
 
+def end_of(console: Path) -> str:
+    """The end of what processes wrote, for the message of a test."""
+    return console.read_text(errors="replace")[-8000:]
+
+
+def wait_for_start(
+    process: subprocess.Popen[bytes],
+    is_ready: Callable[[], bool],
+    what: str,
+    deadline_s: float,
+    *,
+    console: Path,
+    stop: Callable[[], object],
+) -> None:
+    """Returns once a process that was just started is ready.
+
+    Args:
+        process: it.
+        is_ready: asked again and again.
+        what: is waited for, for the message.
+        deadline_s: seconds it may take.
+        console: what it writes to.
+        stop: ends it when it is late: nobody else does, as there is no block to leave yet.
+
+    Raises:
+        AssertionError: it has ended, or is late; with the end of what it wrote.
+    """
+    try:
+        wait_until(lambda: process.poll() is not None or is_ready(), what, deadline_s)
+    except AssertionError as late:
+        said = end_of(console)
+        stop()
+        raise AssertionError(f"{late}: {said}") from None
+    assert process.poll() is None, end_of(console)
+
+
 class RunningSystem:
     """The four services under their supervisor.
 
@@ -91,17 +127,12 @@ class RunningSystem:
             self.supervisor = subprocess.Popen(
                 self.command, env=self.environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
             )
-        try:
-            wait_until(self._is_ready_or_ended, "readiness", READY_DEADLINE_S)
-        except AssertionError as late:
-            said = self._state()
-            self.stop()  # nobody else does: there is no block to leave yet
-            raise AssertionError(f"{late}: {said}") from None
-        assert self.supervisor.poll() is None, self._state()
+        wait_for_start(
+            self.supervisor, self._is_ready, "readiness", READY_DEADLINE_S, console=self.console, stop=self.stop
+        )
 
-    def _is_ready_or_ended(self) -> bool:
-        assert self.supervisor is not None
-        return self.supervisor.poll() is not None or (self.answers("/ready") and self._executor_is_connected())
+    def _is_ready(self) -> bool:
+        return self.answers("/ready") and self._executor_is_connected()
 
     def _executor_is_connected(self) -> bool:
         return self.console.read_text(errors="replace").count("executor joined") >= self._schedulers
@@ -131,11 +162,7 @@ class RunningSystem:
                     child.kill()
             supervisor.kill()
             supervisor.wait()
-            raise AssertionError(f"{late}; there were still\n{left}{self._state()}") from None
-
-    def _state(self) -> str:
-        """The end of what the processes wrote, for the message of a test."""
-        return self.console.read_text(errors="replace")[-8000:]
+            raise AssertionError(f"{late}; there were still\n{left}{end_of(self.console)}") from None
 
     # What it is made of
 
